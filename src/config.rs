@@ -1,0 +1,282 @@
+//! The configuration: every key with its default, and where a value came from.
+
+pub mod load;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use units::{bytes, duration};
+
+/// Everything that can be set. Keys, defaults and meaning are those of `docs` and of `tidegate config show`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this is.
+    pub application: Application,
+    /// Which log.
+    pub log: Log,
+    /// How to reach Kafka.
+    pub kafka: Kafka,
+    /// Where primary events come from.
+    pub source: Source,
+    /// How they are processed.
+    pub processing: Processing,
+    /// Bounds of a cascade.
+    pub cascade: Cascade,
+    /// Who processes them.
+    pub handler: Handler,
+    /// Where the state lives.
+    pub state: State,
+    /// The HTTP side.
+    pub server: Server,
+}
+
+/// `[application]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Application {
+    /// The consumer group and the prefix of all internal topics.
+    pub id: String,
+    /// Names this instance and its state folder; empty = `<hostname>-<port>`.
+    pub instance_id: String,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Kafka or the log in a folder.
+    pub kind: LogKind,
+    /// The folder of the embedded log.
+    pub path: PathBuf,
+}
+
+/// `log.kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogKind {
+    /// In process, in a folder, for one machine.
+    Embedded,
+    /// A Kafka cluster.
+    Kafka,
+}
+
+/// `[kafka]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port,host:port`
+    pub bootstrap_servers: String,
+    /// librdkafka properties, passed through; those that the product needs are refused by name.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// `[source]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// The topics with primary events.
+    pub topics: Vec<String>,
+    /// Where the sequence comes from.
+    pub stamp: StampSource,
+    /// How records are read.
+    pub format: Format,
+    /// The upper 8 bits of every sequence, 0-255; never goes back.
+    pub epoch: u8,
+}
+
+/// `source.stamp`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StampSource {
+    /// The record's offset: one topic with one partition.
+    Offset,
+}
+
+/// `source.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON where the value begins with `{`, else text.
+    Auto,
+    /// `ADD`, `REMOVE`, `123:ADD`.
+    Text,
+    /// `{"key":"123","action":"ADD","payload":…}`
+    Json,
+    /// `tidegate.v1.Event`
+    Protobuf,
+}
+
+/// `[processing]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Processing {
+    /// What a crash may do.
+    pub guarantee: Guarantee,
+    /// The longest time from a finished event to the commit that carries it.
+    #[serde(with = "duration")]
+    pub commit_interval: Duration,
+    /// Partitions of the internal topics; fixed for the application's life.
+    pub partitions: i32,
+    /// Of the internal topics; 0 = the broker's default.
+    pub replication_factor: i32,
+    /// Handler calls running at once.
+    pub max_in_flight: usize,
+    /// All that is read and not committed, in bytes; full = partitions pause.
+    #[serde(with = "bytes")]
+    pub max_buffered: usize,
+    /// How long a shutdown may take.
+    #[serde(with = "duration")]
+    pub shutdown_timeout: Duration,
+    /// How often consumed records of the repartition topic are deleted; `off` = never.
+    #[serde(with = "units::optional_duration")]
+    pub repartition_purge: Option<Duration>,
+}
+
+/// `processing.guarantee`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// State, children and progress in one transaction.
+    ExactlyOnce,
+}
+
+/// `[cascade]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cascade {
+    /// A child deeper than this is a dead letter, at most 255.
+    pub max_depth: usize,
+    /// An event with more children than this fails.
+    pub max_children: usize,
+}
+
+/// `[handler]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Handler {
+    /// Which of the built-in ones.
+    pub kind: HandlerKind,
+    /// The file with the rules.
+    pub rules: PathBuf,
+    /// The longest time of one try.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// What happens after a try that failed.
+    pub retry: Retry,
+}
+
+/// `handler.kind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerKind {
+    /// No work, no children; the value is the payload.
+    Echo,
+    /// A TOML file of rules.
+    Rules,
+    /// The event brings its own script.
+    Scripted,
+}
+
+/// `handler.retry`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Before the second try.
+    #[serde(with = "duration")]
+    pub initial: Duration,
+    /// The longest wait.
+    #[serde(with = "duration")]
+    pub max: Duration,
+    /// From one wait to the next, at least 1.
+    pub factor: f64,
+    /// Tries in all, at least 1.
+    pub attempts: u32,
+}
+
+/// `[state]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct State {
+    /// The instance's stores are below `<dir>/<instance_id>/`.
+    pub dir: PathBuf,
+    /// Block cache, write buffers and overlay together, in bytes.
+    #[serde(with = "bytes")]
+    pub cache: usize,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// `host:port`; empty = 127.0.0.1:8080, or the next free port when that is taken.
+    pub listen: String,
+    /// The address under which other instances and people reach this one; empty = `listen`.
+    pub advertised: String,
+}
+
+impl Default for Application {
+    fn default() -> Self {
+        Application { id: "tidegate".into(), instance_id: String::new() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { kind: LogKind::Embedded, path: "./tidegate-data/log".into() }
+    }
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Source { topics: vec!["events".into()], stamp: StampSource::Offset, format: Format::Auto, epoch: 0 }
+    }
+}
+
+impl Default for Processing {
+    fn default() -> Self {
+        Processing {
+            guarantee: Guarantee::ExactlyOnce,
+            commit_interval: Duration::from_millis(100),
+            partitions: 16,
+            replication_factor: 0,
+            max_in_flight: 10_000,
+            max_buffered: 256 << 20,
+            shutdown_timeout: Duration::from_secs(30),
+            repartition_purge: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Default for Cascade {
+    fn default() -> Self {
+        Cascade { max_depth: 64, max_children: 10_000 }
+    }
+}
+
+impl Default for Handler {
+    fn default() -> Self {
+        Handler {
+            kind: HandlerKind::Echo,
+            rules: "rules.toml".into(),
+            timeout: Duration::from_secs(30),
+            retry: Retry::default(),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { initial: Duration::from_millis(100), max: Duration::from_secs(10), factor: 2.0, attempts: 20 }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State { dir: "./tidegate-data/state".into(), cache: 256 << 20 }
+    }
+}

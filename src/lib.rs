@@ -1,0 +1,19 @@
+//! Tidegate.
+pub mod stamp;
+pub mod event;
+pub mod entry;
+pub mod topics;
+pub mod clock;
+pub mod config;
+pub mod metrics;
+pub mod proto;
+pub mod log;
+pub mod store;
+pub mod handler;
+pub mod sequencer;
+pub mod changelog;
+pub mod task;
+pub mod instance;
+pub mod server;
+pub mod api;
+pub mod cli;
