@@ -77,9 +77,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let name = |suffix: &str| CString::new(format!("floor-{run}-{suffix}")).expect("no zero byte in it");
     let topics = Topics { source: name("source"), repartition: name("repartition"), changelog: name("changelog") };
     let admin = Client::producer(arguments, &[])?;
-    let sizes = [(&topics.source, 1), (&topics.repartition, arguments.partitions), (&topics.changelog, arguments.partitions)];
+    let sizes =
+        [(&topics.source, 1), (&topics.repartition, arguments.partitions), (&topics.changelog, arguments.partitions)];
     admin.create_topics(&sizes)?;
-    let result = preload(arguments, &topics, deadline).and_then(|()| measure(arguments, &topics, &name("app"), deadline));
+    let result =
+        preload(arguments, &topics, deadline).and_then(|()| measure(arguments, &topics, &name("app"), deadline));
     admin.delete_topics(&[&topics.source, &topics.repartition, &topics.changelog]);
     let measured = result?;
     report(arguments, &measured);
@@ -104,15 +106,20 @@ struct Measured {
 fn report(arguments: &Arguments, measured: &Measured) {
     let events = 2.0 * arguments.events as f64;
     let wall = measured.wall.as_secs_f64();
-    println!("floor: {} primaries, as many children, {} keys, {} partitions, transactions of {} ms",
-        arguments.events, arguments.keys, arguments.partitions, arguments.commit_interval);
+    println!(
+        "floor: {} primaries, as many children, {} keys, {} partitions, transactions of {} ms",
+        arguments.events, arguments.keys, arguments.partitions, arguments.commit_interval
+    );
     println!("  events/s                       {:>12.0}", events / wall);
     println!("  primaries/s                    {:>12.0}", arguments.events as f64 / wall);
     println!("  CPU-seconds per million events {:>12.2}", measured.cpu.as_secs_f64() / events * 1e6);
     println!("  peak resident memory, MiB      {:>12.0}", measured.peak_rss as f64 / f64::from(1 << 20));
     println!("  wall, seconds                  {wall:>12.2}");
-    println!("  commits, mean ms each          {:>8} {:>5.1}", measured.commits,
-        measured.commit_time.as_secs_f64() * 1e3 / measured.commits.max(1) as f64);
+    println!(
+        "  commits, mean ms each          {:>8} {:>5.1}",
+        measured.commits,
+        measured.commit_time.as_secs_f64() * 1e3 / measured.commits.max(1) as f64
+    );
 }
 
 /// Fills the source topic.
@@ -196,8 +203,7 @@ fn measure(arguments: &Arguments, topics: &Topics, group: &CStr, deadline: Insta
         }
     }
     let (wall, cpu, ()) = begun.ok_or("nothing was read")?;
-    let measured =
-        Measured { wall: wall.elapsed(), cpu: cpu_time() - cpu, peak_rss: peak_rss(), commits, commit_time };
+    let measured = Measured { wall: wall.elapsed(), cpu: cpu_time() - cpu, peak_rss: peak_rss(), commits, commit_time };
     // SAFETY: taken from the consumer above and not used after.
     unsafe { rdsys::rd_kafka_queue_destroy(queue) };
     consumer.close();
@@ -268,7 +274,8 @@ impl Pipe<'_> {
         let key: Key = bytes.try_into().expect("written by this program");
         let partition = self.partition(&key);
         // SAFETY: topic handles of the two subscribed topics; the name is a C string of the handle's lifetime.
-        let from_source = unsafe { CStr::from_ptr(rdsys::rd_kafka_topic_name(record.rkt)) }.to_bytes().ends_with(b"source");
+        let from_source =
+            unsafe { CStr::from_ptr(rdsys::rd_kafka_topic_name(record.rkt)) }.to_bytes().ends_with(b"source");
         if from_source {
             *self.positions.last_mut().expect("one for the source") = record.offset + 1;
             self.events[partition].push(message(bytes, value.as_ptr(), value.len()));
@@ -307,7 +314,8 @@ impl Pipe<'_> {
             let list = rdsys::rd_kafka_topic_partition_list_new(self.positions.len() as i32);
             let source = self.positions.len() - 1;
             for (partition, position) in self.positions.iter_mut().enumerate().filter(|(_, position)| **position >= 0) {
-                let (topic, partition) = if partition == source { (&topics.source, 0) } else { (&topics.repartition, partition) };
+                let (topic, partition) =
+                    if partition == source { (&topics.source, 0) } else { (&topics.repartition, partition) };
                 (*rdsys::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition as i32)).offset = *position;
                 *position = -1;
             }
@@ -503,7 +511,12 @@ impl Client {
     }
 
     /// Calls again as long as the error says that one may.
-    fn transaction(&self, what: &str, deadline: Instant, call: impl Fn() -> *mut rdsys::rd_kafka_error_t) -> Result<(), Failure> {
+    fn transaction(
+        &self,
+        what: &str,
+        deadline: Instant,
+        call: impl Fn() -> *mut rdsys::rd_kafka_error_t,
+    ) -> Result<(), Failure> {
         loop {
             let error = call();
             // SAFETY: asked only when not null; `check` frees it.
@@ -527,7 +540,11 @@ impl Client {
             rdsys::rd_kafka_topic_partition_list_destroy(list);
             code
         };
-        if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(format!("subscribe: {}", describe(code)).into()) }
+        if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+            Ok(())
+        } else {
+            Err(format!("subscribe: {}", describe(code)).into())
+        }
     }
 
     fn queue(&self) -> *mut rdsys::rd_kafka_queue_t {
@@ -553,7 +570,8 @@ impl Client {
                 .collect();
             rdsys::rd_kafka_CreateTopics(self.handle, new.as_mut_ptr(), new.len(), ptr::null(), queue);
             let event = rdsys::rd_kafka_queue_poll(queue, 60_000);
-            let mut code = if event.is_null() { Code::RD_KAFKA_RESP_ERR__TIMED_OUT } else { rdsys::rd_kafka_event_error(event) };
+            let mut code =
+                if event.is_null() { Code::RD_KAFKA_RESP_ERR__TIMED_OUT } else { rdsys::rd_kafka_event_error(event) };
             let result = rdsys::rd_kafka_event_CreateTopics_result(event);
             if !result.is_null() {
                 let mut count = 0;
@@ -566,7 +584,11 @@ impl Client {
             rdsys::rd_kafka_event_destroy(event);
             rdsys::rd_kafka_NewTopic_destroy_array(new.as_mut_ptr(), new.len());
             rdsys::rd_kafka_queue_destroy(queue);
-            if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(format!("creating topics: {}", describe(code)).into()) }
+            if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+                Ok(())
+            } else {
+                Err(format!("creating topics: {}", describe(code)).into())
+            }
         }
     }
 
