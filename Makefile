@@ -33,6 +33,7 @@ lint: ## formatting and clippy, warnings are errors
 bench: ## the built-in load, then the floor program on a Kafka of its own
 	@scripts/install-deps.sh test
 	cargo run $(CARGO_FLAGS) -- bench $(BENCH_ARGS)
+	cargo bench --locked --bench floor --profile release --no-run
 	benches/with-kafka.sh cargo bench --locked --bench floor --profile release -- --bootstrap @BOOTSTRAP@ $(FLOOR_ARGS)
 
 clean-data: ## forget the embedded log and the state below ./tidegate-data

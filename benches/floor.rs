@@ -481,7 +481,7 @@ impl Client {
         while !rest.is_empty() {
             // SAFETY: keys and values of the messages are alive; F_COPY copies them before the call returns.
             let taken = unsafe {
-                let copy = rdsys::RD_KAFKA_MSG_F_COPY as i32;
+                let copy = rdsys::RD_KAFKA_MSG_F_COPY;
                 rdsys::rd_kafka_produce_batch(topic.handle, partition, copy, rest.as_mut_ptr(), rest.len() as i32)
             } as usize;
             if taken == rest.len() {
@@ -569,7 +569,7 @@ impl Client {
                 })
                 .collect();
             rdsys::rd_kafka_CreateTopics(self.handle, new.as_mut_ptr(), new.len(), ptr::null(), queue);
-            let event = rdsys::rd_kafka_queue_poll(queue, 60_000);
+            let event = rdsys::rd_kafka_queue_poll(queue, 20_000);
             let mut code =
                 if event.is_null() { Code::RD_KAFKA_RESP_ERR__TIMED_OUT } else { rdsys::rd_kafka_event_error(event) };
             let result = rdsys::rd_kafka_event_CreateTopics_result(event);

@@ -12,7 +12,7 @@ use regex::Regex;
 /// The modules of `src/` in the order of `lib.rs`, with their layer. A module may import from
 /// earlier layers only; layer 0 also from itself.
 const LAYERS: [&[&str]; 7] = [
-    &["stamp", "event", "entry", "topics", "clock", "config", "metrics", "proto", "cause"],
+    &["stamp", "event", "entry", "topics", "clock", "config", "metrics", "proto", "cause", "json"],
     &["log", "store", "handler"],
     &["sequencer", "changelog", "frontier", "reference"],
     &["task"],
@@ -34,7 +34,7 @@ const RULES: [(&str, Rule); 10] = [
     ("foreign systems have one place", foreign_systems_have_one_place),
     ("metric names stand in metrics.rs", metric_names_stand_in_one_file),
     ("time is asked in clock.rs", time_is_asked_in_one_file),
-    ("unsafe stands in log/kafka/native.rs", unsafe_stands_in_one_file),
+    ("unsafe stands in log/kafka/native", unsafe_stands_in_one_file),
     ("names say something", names_say_something),
     ("nothing is left over", nothing_is_left_over),
     ("the eight steps are there", the_eight_steps_are_there),
@@ -47,7 +47,7 @@ fn the_code_is_tidy() {
     let broken: Vec<String> = RULES
         .iter()
         .flat_map(|(name, rule)| rule(&sources).into_iter().map(move |what| format!("[{name}] {what}")))
-        .chain(texts().iter().flat_map(|text| words_of_the_product(text)))
+        .chain(texts().iter().flat_map(words_of_the_product))
         .collect();
     assert!(broken.is_empty(), "{} violations:\n{}", broken.len(), broken.join("\n"));
 }
@@ -162,7 +162,7 @@ fn time_is_asked_in_one_file(sources: &[Source]) -> Vec<String> {
 
 fn unsafe_stands_in_one_file(sources: &[Source]) -> Vec<String> {
     let word = Regex::new(r"\bunsafe\b").expect("a valid pattern");
-    found_outside(sources, &["src/log/kafka/native.rs"], &word, "unsafe")
+    found_outside(sources, &["src/log/kafka/native.rs", "src/log/kafka/native/"], &word, "unsafe")
 }
 
 fn names_say_something(sources: &[Source]) -> Vec<String> {
