@@ -11,7 +11,7 @@
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-lib=${KAFKA_LIB:-$HOME/.cache/tidegate/kafka-4.3.1/lib}
+lib=${KAFKA_LIB:-${TIDEGATE_KAFKA_HOME:-$HOME/.cache/tidegate/kafka-4.3.1}/lib}
 ls "$lib"/kafka_2.13-*.jar >/dev/null 2>&1 ||
     { echo "with-kafka: no Kafka in $lib; run tests/kafka/install.sh" >&2; exit 1; }
 

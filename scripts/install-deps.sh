@@ -89,10 +89,10 @@ libclang || missing libclang
 # --- what the tests need: a Java for Apache Kafka, Maven to fetch it ----------------------------
 
 java_version() { java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1; }
-kafka=$HOME/.cache/tidegate/kafka-4.3.1/lib
+kafka=${TIDEGATE_KAFKA_HOME:-$HOME/.cache/tidegate/kafka-4.3.1}
 if [ "$want" = test ]; then
     { have java && [ "$(java_version || true)" -ge 17 ] 2>/dev/null; } || missing java
-    compgen -G "$kafka/kafka_2.13-*.jar" >/dev/null || have mvn || missing maven
+    [ -e "$kafka/.complete" ] || have mvn || missing maven
 fi
 
 # --- installing ---------------------------------------------------------------------------------
@@ -158,6 +158,6 @@ if [ ${#jobs[@]} -gt 0 ]; then
     fi
 fi
 
-if [ "$want" = test ] && ! compgen -G "$kafka/kafka_2.13-*.jar" >/dev/null; then
+if [ "$want" = test ] && [ ! -e "$kafka/.complete" ]; then
     "$root/tests/kafka/install.sh"
 fi
