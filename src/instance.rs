@@ -1,22 +1,44 @@
 //! One process: it joins the group, owns tasks, commits, and answers for its keys.
+//!
+//! `thread` runs an engine and the threads that wait for it; `engine` is the state machine itself.
 
+pub mod calls;
+pub mod commit;
+pub mod engine;
+mod housekeeping;
+pub mod opening;
+mod thread;
+pub mod topology;
 pub mod view;
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use crossbeam_channel::unbounded;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
-use crate::event::Event;
+use crate::event::{Action, Event};
 use crate::handler::DynHandler;
-use crate::log::{Log, LogError};
-use view::{InFlight, ListQuery, Lookup, Page, Status};
+use crate::json;
+use crate::log::{Append, Headers, Log, LogError, NewRecord, TopicPartition};
+use crate::store::Stores;
+use crate::topics::{Topics, partition_of};
+use calls::RuntimeCalls;
+use commit::Mark;
+use engine::{Answered, Question, Setting};
+use thread::{Beginning, EngineThread};
+use topology::TopologyError;
+use view::{InFlight, KeyEntry, ListQuery, Lookup, Page, Status, TaskState};
 
-/// A running instance.
-pub struct Instance;
+/// The pause between tries to reach the log at the start.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Why an instance does not start. The message names the cause and the next step.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration, or the log's topics, do not fit: exit code 2.
     #[error("{0}")]
@@ -26,26 +48,331 @@ pub enum StartError {
     Failed(String),
 }
 
+/// A running instance.
+pub struct Instance {
+    shared: Arc<Shared>,
+    failure: watch::Receiver<Option<StartError>>,
+    starter: Mutex<Option<std::thread::JoinHandle<()>>>,
+    _lock: StateLock,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    log: Arc<dyn Log>,
+    topics: Topics,
+    engine: Mutex<Option<EngineThread>>,
+    /// What keeps the engine from starting.
+    waiting_for: Mutex<Option<String>>,
+    stopping: AtomicBool,
+    failed: watch::Sender<Option<StartError>>,
+}
+
 impl Instance {
-    /// Starts the instance's threads; it becomes ready by itself. A broker that is not there is waited for.
-    /// Must be called inside a tokio runtime. `address` is where this instance's HTTP answers.
-    pub fn start(_config: Arc<Config>, _log: Arc<dyn Log>, _handler: Arc<dyn DynHandler>, _address: String) -> Result<Instance, StartError> { todo!() }
-    /// As of at most 250 ms ago.
-    pub fn status(&self) -> Status { todo!() }
+    /// Starts the instance's threads; it becomes ready by itself. A broker that is not there is waited
+    /// for. Must be called inside a tokio runtime. `address` is where this instance's HTTP answers.
+    ///
+    /// # Errors
+    /// When the state folder cannot be used.
+    pub fn start(
+        config: Arc<Config>, log: Arc<dyn Log>, handler: Arc<dyn DynHandler>, address: String,
+    ) -> Result<Instance, StartError> {
+        let folder = config.state.dir.join(&config.application.instance_id);
+        let lock = StateLock::take(&folder)?;
+        // A quarter each for blocks and write buffers, half for what waits above the stores.
+        let cache = config.state.cache;
+        let stores = Stores::new(folder, cache / 4, cache / 4);
+        let topics = Topics::new(&config.application.id, &config.source.topics);
+        let (failed, failure) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            config,
+            log,
+            topics,
+            engine: Mutex::new(None),
+            waiting_for: Mutex::new(Some("the log".into())),
+            stopping: AtomicBool::new(false),
+            failed,
+        });
+        let starter = Starter { shared: Arc::clone(&shared), handler, address, stores };
+        let runtime = tokio::runtime::Handle::current();
+        let start = std::thread::Builder::new().name("starter".into()).spawn(move || starter.run(runtime));
+        let start = start.map_err(|error| StartError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Instance { shared, failure, starter: Mutex::new(Some(start)), _lock: lock })
+    }
+
+    /// As it is now.
+    pub async fn status(&self) -> Status {
+        let config = &self.shared.config;
+        let mut status = Status {
+            application: config.application.id.clone(),
+            instance: config.application.instance_id.clone(),
+            state: "starting",
+            ..Status::default()
+        };
+        let Some(thread) = self.ask(Question::Status).await else {
+            status.troubles.extend(self.waiting_for().map(|what| format!("waiting for {what}")));
+            return status;
+        };
+        let restores = thread.tasks.iter().any(|task| task.state == TaskState::Restoring);
+        status.state = match (self.shared.stopping.load(Ordering::Relaxed), thread.joined, restores) {
+            (true, ..) => "stopping",
+            (false, false, _) => "rebalancing",
+            (false, true, true) => "restoring",
+            (false, true, false) => "running",
+        };
+        if !thread.joined {
+            status.troubles.push("waiting for the group's first assignment".into());
+        }
+        let tasks = thread.tasks.iter().filter(|task| task.role == "task");
+        status.partitions = tasks.map(|task| task.partition).collect();
+        status.partitions.sort_unstable();
+        status.troubles.extend(thread.troubles);
+        status.tasks = thread.tasks;
+        status.buffered_bytes = thread.buffered_bytes;
+        status
+    }
+
     /// What a key holds, committed.
-    pub async fn lookup(&self, _key: Bytes) -> Lookup { todo!() }
+    pub async fn lookup(&self, key: Bytes) -> Lookup {
+        let partition = partition_of(&key, self.shared.config.processing.partitions);
+        let not_ready = |reason: &str| Lookup::NotReady { partition, reason: reason.to_owned() };
+        let asked = key.clone();
+        let Some(answered) = self.ask(|answer| Question::Lookup(asked, answer)).await else {
+            return not_ready(&self.waiting_for().unwrap_or_else(|| "the instance stops".into()));
+        };
+        match answered {
+            Answered::Entry(entry) => Lookup::Here { partition, entry: Some(entry) },
+            Answered::NotReady => not_ready("the partition is being restored or given back"),
+            Answered::AskStore(store) => match blocking(move || store.get(&key)).await {
+                Some(Ok(entry)) => Lookup::Here { partition, entry },
+                Some(Err(error)) => not_ready(&error.to_string()),
+                None => not_ready("the instance stops"),
+            },
+            Answered::NotHere => Lookup::Elsewhere { partition, owner: self.owner(partition).await },
+        }
+    }
+
+    /// Where the owner of a partition answers, from the mark of its last commit (protocol P5).
+    async fn owner(&self, partition: i32) -> Option<String> {
+        let shared = Arc::clone(&self.shared);
+        let committed = blocking(move || {
+            let of = TopicPartition::new(&shared.topics.repartition, partition);
+            shared.log.committed(&shared.config.application.id, &[of], false)
+        });
+        let committed = committed.await?.ok()?.pop()??;
+        let mark = Mark::parse(&committed.metadata)?;
+        (!mark.released && !mark.address.is_empty()).then_some(mark.address)
+    }
+
     /// A page of keys of the partitions that this instance owns.
-    pub async fn list(&self, _query: ListQuery) -> Page { todo!() }
+    pub async fn list(&self, query: ListQuery) -> Page {
+        let asked = query.clone();
+        let listings = self.ask(|answer| Question::List(asked, answer)).await.unwrap_or_default();
+        blocking(move || page(&query, listings)).await.unwrap_or_default()
+    }
+
     /// At most `limit` of the events that run or wait for their retry, oldest first.
-    pub async fn in_flight(&self, _limit: usize) -> Vec<InFlight> { todo!() }
-    /// Appends primary events to the source topic; their offsets, in order. Blocking is done elsewhere.
-    pub async fn append(&self, _events: Vec<Event>) -> Result<Vec<i64>, LogError> { todo!() }
+    pub async fn in_flight(&self, limit: usize) -> Vec<InFlight> {
+        self.ask(|answer| Question::InFlight(limit, answer)).await.unwrap_or_default()
+    }
+
+    /// Appends primary events to the source topic; their offsets, in order.
+    ///
+    /// # Errors
+    /// What the log says; nothing is appended then, or it is not known.
+    pub async fn append(&self, events: Vec<Event>) -> Result<Vec<i64>, LogError> {
+        let shared = Arc::clone(&self.shared);
+        let append = move || {
+            let record = |event: &Event| NewRecord {
+                key: Some(event.key.clone()),
+                value: Some(if event.payload.is_none() { plain(event.action) } else { json::encode_json(event) }),
+                headers: Headers::new(),
+            };
+            let to = TopicPartition::new(&shared.topics.sources[0], 0);
+            shared.log.append(Append { to, records: events.iter().map(record).collect() })
+        };
+        blocking(append).await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
+    }
+
     /// Its configuration.
-    pub fn config(&self) -> &Config { todo!() }
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
     /// Its log.
-    pub fn log(&self) -> &Arc<dyn Log> { todo!() }
-    /// Resolves when the engine has stopped by itself; the reason is the process's last message and exit code.
-    pub async fn failed(&self) -> StartError { todo!() }
-    /// Hands back what is in flight, commits, leaves the group; done within `processing.shutdown_timeout`.
-    pub async fn shutdown(self) { todo!() }
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.shared.log
+    }
+
+    /// Resolves when the engine cannot go on; the reason is the process's last message and exit code.
+    pub async fn failed(&self) -> StartError {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().expect("waited for"),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Hands back what is in flight, commits, leaves the group.
+    pub async fn shutdown(self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        blocking(move || {
+            let starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(starter) = starter {
+                // A panic has been told by its hook.
+                let _ = starter.join();
+            }
+            let engine = self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(mut engine) = engine {
+                engine.leave();
+            }
+        })
+        .await;
+    }
+
+    fn waiting_for(&self) -> Option<String> {
+        self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.ask(question(sender));
+        answer.await.ok()
+    }
+}
+
+/// What `send` writes for an event without payload: readable by any tool.
+fn plain(action: Action) -> Bytes {
+    Bytes::from_static(action.as_str().as_bytes())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Merges what waits above the stores with what is in them.
+fn page(query: &ListQuery, listings: Vec<engine::Listing>) -> Page {
+    let mut entries = Vec::new();
+    for listing in listings {
+        let above: std::collections::BTreeMap<_, _> = listing.above.into_iter().collect();
+        let from = query.after.as_ref().filter(|after| **after >= query.prefix);
+        let stored = listing.store.scan(from.unwrap_or(&query.prefix), from.is_some());
+        let stored = stored.map_while(Result::ok).take_while(|(key, _)| key.starts_with(&query.prefix));
+        let wanted = |entry: &crate::entry::Entry| query.removed || entry.action == Action::Add;
+        let stored = stored.filter(|(key, entry)| !above.contains_key(key) && wanted(entry)).take(query.limit + 1);
+        let partition = listing.partition;
+        entries.extend(stored.map(|(key, entry)| KeyEntry { key, entry, partition }));
+        let above = above.iter().filter(|(_, entry)| wanted(entry)).take(query.limit + 1);
+        entries.extend(above.map(|(key, entry)| KeyEntry { key: key.clone(), entry: entry.clone(), partition }));
+    }
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    let more = entries.len() > query.limit;
+    entries.truncate(query.limit);
+    let next = more.then(|| entries.last().map(|entry| entry.key.clone())).flatten();
+    Page { entries, next }
+}
+
+/// Reaches the log, checks the topics and starts the engine; tries until it can or the instance stops.
+struct Starter {
+    shared: Arc<Shared>,
+    handler: Arc<dyn DynHandler>,
+    address: String,
+    stores: Stores,
+}
+
+impl Starter {
+    fn run(self, runtime: tokio::runtime::Handle) {
+        loop {
+            let reason = match self.try_start(&runtime) {
+                Ok(engine) => {
+                    *self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+                    *self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    let stopping = Arc::clone(&self.shared);
+                    return housekeeping::run(&self.shared.log, &self.shared.config, &self.shared.topics, &move || {
+                        stopping.stopping.load(Ordering::Relaxed)
+                    });
+                }
+                Err(TopologyError::Misconfigured(reason)) => {
+                    let _ = self.shared.failed.send(Some(StartError::Misconfigured(reason)));
+                    return;
+                }
+                Err(TopologyError::Log(error @ (LogError::Fatal(_) | LogError::Refused(_)))) => {
+                    let _ = self.shared.failed.send(Some(StartError::Failed(error.to_string())));
+                    return;
+                }
+                Err(TopologyError::Log(error)) => error.to_string(),
+            };
+            let mut waiting = self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.as_ref() != Some(&reason) {
+                tracing::warn!("not started yet: {reason}");
+                *waiting = Some(reason);
+            }
+            drop(waiting);
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {
+        let config = &self.shared.config;
+        let topology = topology::ensure(self.shared.log.as_ref(), config, &self.shared.topics)?;
+        let (finished_in, finished) = unbounded();
+        let application = Arc::from(config.application.id.as_str());
+        let handler = Arc::clone(&self.handler);
+        let calls = RuntimeCalls::new(handler, application, config.handler.timeout, runtime.clone(), finished_in);
+        let setting = Setting {
+            config: Arc::clone(config),
+            topics: self.shared.topics.clone(),
+            topic_ids: topology.source_ids.clone(),
+            producer_id: format!("{}-{}", config.application.id, uuid::Uuid::new_v4()),
+            address: self.address.clone(),
+            overlay_bytes: config.state.cache / 2,
+        };
+        let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
+        let beginning = Beginning { log, setting, topology, stores, calls, finished };
+        let shared = Arc::downgrade(&self.shared);
+        let failed = move |reason| {
+            if let Some(shared) = shared.upgrade() {
+                let _ = shared.failed.send(Some(reason));
+            }
+        };
+        Ok(EngineThread::start(beginning, failed)?)
+    }
+}
+
+/// The state folder belongs to one process at a time.
+#[derive(Debug)]
+struct StateLock {
+    _file: std::fs::File,
+}
+
+impl StateLock {
+    fn take(folder: &Path) -> Result<StateLock, StartError> {
+        let failed = |what: &str, path: &PathBuf, error: &std::io::Error| {
+            StartError::Failed(format!(
+                "cannot {what} the state folder {}: {error}; make it writable or set state.dir",
+                path.display()
+            ))
+        };
+        let folder = folder.to_owned();
+        std::fs::create_dir_all(&folder).map_err(|error| failed("create", &folder, &error))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let private = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(&folder, private).map_err(|error| failed("protect", &folder, &error))?;
+        }
+        let path = folder.join("instance.lock");
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        let file = file.map_err(|error| failed("write", &folder, &error))?;
+        file.try_lock().map_err(|_| {
+            StartError::Failed(format!(
+                "the state folder {} is in use by another process; stop that one, or set application.instance_id or \
+                 state.dir",
+                folder.display()
+            ))
+        })?;
+        Ok(StateLock { _file: file })
+    }
 }

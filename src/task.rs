@@ -1,0 +1,110 @@
+//! One partition of the repartition topic with its state: what one owner works on.
+//!
+//! T1: `position` never goes back within an incarnation; what lies between two records (control
+//!     records, compaction, purge) is complete.
+//! T2: an outcome counts only under the incarnation that it was called in (protocol P4).
+
+pub mod done;
+pub mod execute;
+pub mod gate;
+pub mod overlay;
+pub mod queue;
+pub mod restore;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::changelog;
+use crate::log::Record;
+use crate::store::Store;
+use done::DoneSet;
+use overlay::Overlay;
+use queue::KeyedQueue;
+
+/// One partition at work.
+#[derive(Debug)]
+pub struct Task {
+    /// Its number.
+    pub partition: i32,
+    /// Unique for each time that this thread opens the partition; also the log's epoch.
+    pub incarnation: u64,
+    /// Events read and not done.
+    pub queue: KeyedQueue,
+    /// Records complete.
+    pub done: DoneSet,
+    /// The next offset to take in.
+    pub position: i64,
+    /// The position last committed.
+    pub committed: i64,
+    /// The state.
+    pub overlay: Overlay,
+    /// Something of it is in the transaction being composed.
+    pub touched: bool,
+    /// Delivery is paused.
+    pub paused: bool,
+    /// It is being given back: nothing new begins.
+    pub closing: bool,
+    /// Its committed entries are to go into the store with the next commit.
+    pub wants_flush: bool,
+    /// Committed bookkeeping that the store does not have yet.
+    pub unflushed_bookkeeping: Option<Bytes>,
+    /// The done-set as the log has it, if that has runs.
+    written: Option<(i64, Vec<u64>)>,
+}
+
+impl Task {
+    /// Work goes on at `position` with what `done` says is complete beyond it.
+    pub fn new(partition: i32, incarnation: u64, store: Arc<Store>, done: DoneSet) -> Task {
+        let position = done.low();
+        let written = runs(&done);
+        Task {
+            partition,
+            incarnation,
+            queue: KeyedQueue::default(),
+            done,
+            position,
+            committed: position,
+            overlay: Overlay::new(store),
+            touched: false,
+            paused: false,
+            closing: false,
+            wants_flush: false,
+            unflushed_bookkeeping: None,
+            written,
+        }
+    }
+
+    /// Takes note of a delivered record (T1). False when it is complete already.
+    pub fn arrives(&mut self, record: &Record) -> bool {
+        if record.offset < self.position {
+            return false;
+        }
+        self.done.complete(self.position, record.offset);
+        self.position = record.offset + 1;
+        !self.done.contains(record.offset)
+    }
+
+    /// The record is done.
+    pub fn complete(&mut self, offset: i64) {
+        self.done.complete(offset, offset + 1);
+        self.touched = true;
+    }
+
+    /// The bookkeeping to write with the next commit: the done-set when it changed since it was written
+    /// (protocol P9).
+    pub fn bookkeeping(&mut self) -> Option<Bytes> {
+        let runs = runs(&self.done);
+        if runs == self.written {
+            return None;
+        }
+        self.written = runs;
+        let (base, runs) = self.written.as_ref().map_or((self.done.low(), &[][..]), |(base, runs)| (*base, runs));
+        Some(changelog::encode_bookkeeping(self.done.low(), base, runs))
+    }
+}
+
+/// With the offset that they are counted from: equal runs at another place are another set.
+fn runs(done: &DoneSet) -> Option<(i64, Vec<u64>)> {
+    (done.runs() > 0).then(|| (done.low(), done.encode()))
+}

@@ -1,0 +1,144 @@
+//! What a transaction consumed and produced, per root and depth, as it stands in `<app>-progress`.
+//!
+//! N1: one transaction's counts are summed per root and depth before they are written, and all of a
+//!     root stand in one record (protocol P16); what sums to zero is left out.
+
+use crate::proto;
+use crate::stamp::Stamp;
+
+/// The most roots that one progress record tells of, so that it stays far below any broker's limit.
+const ROOTS_PER_RECORD: usize = 50_000;
+
+/// A change of the number of pending events of one root at one depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count {
+    generation: u32,
+    retry: u32,
+    sequence: u64,
+    depth: u8,
+    delta: i64,
+}
+
+impl Count {
+    /// One event of this stamp was appended to the repartition topic.
+    pub fn produced(stamp: &Stamp, retry: u32) -> Count {
+        Count::new(stamp, retry, 1)
+    }
+
+    /// One event of this stamp is done: applied, superseded, a duplicate record or a dead letter.
+    pub fn consumed(stamp: &Stamp, retry: u32) -> Count {
+        Count::new(stamp, retry, -1)
+    }
+
+    /// `n` children of an event of this stamp were appended.
+    pub fn spawned(parent: &Stamp, retry: u32, n: usize) -> Count {
+        let count = Count::new(parent, retry, n as i64);
+        Count { depth: count.depth.saturating_add(1), ..count }
+    }
+
+    fn new(stamp: &Stamp, retry: u32, delta: i64) -> Count {
+        let (sequence, generation) = (stamp.sequence, stamp.generation);
+        Count { generation, retry, sequence, depth: stamp.depth() as u8, delta }
+    }
+}
+
+/// Sums `counts` and writes them as records; the last one is flagged and carries the positions.
+/// Empty when there is nothing to tell.
+pub fn records(mut counts: Vec<Count>, positions: Vec<proto::SourcePosition>) -> Vec<proto::Progress> {
+    counts.sort_unstable();
+    // The sums of one root, as (first depth, deltas); roots of equal sums share one message.
+    let mut shapes: std::collections::BTreeMap<(u32, u32, u8, Vec<i64>), Vec<u64>> = Default::default();
+    for root in counts.chunk_by(|a, b| (a.generation, a.retry, a.sequence) == (b.generation, b.retry, b.sequence)) {
+        let first_depth = root[0].depth;
+        let mut deltas = vec![0i64; usize::from(root[root.len() - 1].depth - first_depth) + 1];
+        for count in root {
+            deltas[usize::from(count.depth - first_depth)] += count.delta;
+        }
+        let Some(skip) = deltas.iter().position(|delta| *delta != 0) else { continue };
+        while deltas.last() == Some(&0) {
+            deltas.pop();
+        }
+        deltas.drain(..skip);
+        let shape = (root[0].generation, root[0].retry, first_depth + skip as u8, deltas);
+        shapes.entry(shape).or_default().push(root[0].sequence);
+    }
+    let mut records = vec![proto::Progress::default()];
+    let mut room = ROOTS_PER_RECORD;
+    for ((generation, retry, first_depth, deltas), roots) in shapes {
+        let mut rest = roots.as_slice();
+        while !rest.is_empty() {
+            if room == 0 {
+                records.push(proto::Progress::default());
+                room = ROOTS_PER_RECORD;
+            }
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            room -= now.len();
+            rest = later;
+            let counts = proto::Counts {
+                generation,
+                retry,
+                first_depth: u32::from(first_depth),
+                deltas: deltas.clone(),
+                runs: runs_of(now),
+            };
+            records.last_mut().expect("begins with one").counts.push(counts);
+        }
+    }
+    let last = records.last_mut().expect("begins with one");
+    last.source_positions = positions;
+    last.last = true;
+    records.retain(|record| !record.counts.is_empty() || !record.source_positions.is_empty());
+    records
+}
+
+/// Ascending numbers as pairs (gap, length).
+fn runs_of(numbers: &[u64]) -> Vec<u64> {
+    let (mut runs, mut end) = (Vec::new(), 0);
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        runs.extend([run[0] - end, run.len() as u64]);
+        end = run[0] + run.len() as u64;
+    }
+    runs
+}
+
+/// The numbers of pairs (gap, length), as (first, length).
+pub fn expand_runs(runs: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
+    runs.as_chunks::<2>().0.iter().scan(0u64, |end, [gap, length]| {
+        let first = end.checked_add(*gap)?;
+        *end = first.checked_add(*length)?;
+        Some((first, *length))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_roots_is_one_run_and_zero_sums_are_left_out() {
+        let root = |n| Stamp::root(0, n);
+        let mut counts: Vec<Count> = (10..20).map(|n| Count::produced(&root(n), 0)).collect();
+        counts.extend([Count::consumed(&root(15), 0), Count::produced(&root(30), 0), Count::consumed(&root(30), 0)]);
+        let records = records(counts, Vec::new());
+        assert_eq!(records.len(), 1);
+        assert!(records[0].last);
+        assert_eq!(records[0].counts.len(), 1);
+        assert_eq!(records[0].counts[0].deltas, [1]);
+        assert_eq!(expand_runs(&records[0].counts[0].runs).collect::<Vec<_>>(), [(10, 5), (16, 4)]);
+    }
+
+    #[test]
+    fn a_parent_and_its_children_share_a_shape() {
+        let root = Stamp::root(0, 7);
+        let counts = vec![Count::spawned(&root, 0, 3), Count::consumed(&root, 0)];
+        let records = records(counts, Vec::new());
+        assert_eq!(records[0].counts[0].first_depth, 0);
+        assert_eq!(records[0].counts[0].deltas, [-1, 3]);
+    }
+
+    #[test]
+    fn nothing_to_tell_is_no_record() {
+        let root = Stamp::root(0, 7);
+        assert!(records(vec![Count::produced(&root, 0), Count::consumed(&root, 0)], Vec::new()).is_empty());
+    }
+}

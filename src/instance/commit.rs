@@ -1,0 +1,212 @@
+//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, dead
+//! letters, progress and positions, together or not at all (protocol P1).
+//!
+//! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
+//! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
+//! C3: after any doubt the producer is a new one before the next transaction begins (protocol P7).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+use crate::changelog;
+use crate::counts;
+use crate::log::outbox::Outbox;
+use crate::log::{
+    Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt, TopicPartition,
+    Transaction,
+};
+use crate::proto;
+use crate::task::overlay::Entries;
+use crate::topics::Topics;
+
+/// The pause between tries while the log does not answer.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The metadata of a committed position (protocol P5): who committed it, in which commit, where its
+/// owner answers, and whether it was given back in good order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The transactional id.
+    pub producer: String,
+    /// Rises with each commit of the id; 0 is the claim of a partition.
+    pub number: u64,
+    /// `host:port` of the owner's HTTP side.
+    pub address: String,
+    /// The owner gave the partition back: nothing of its transactions can be open.
+    pub released: bool,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = if self.address.is_empty() { "-" } else { &self.address };
+        write!(f, "{} {} {address}", self.producer, self.number)?;
+        if self.released { f.write_str(" released") } else { Ok(()) }
+    }
+}
+
+impl Mark {
+    /// Reads metadata; `None` when it is not ours.
+    pub fn parse(metadata: &str) -> Option<Mark> {
+        let mut words = metadata.split(' ');
+        let (producer, number, address) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
+        let released = match words.next() {
+            None => false,
+            Some("released") => true,
+            Some(_) => return None,
+        };
+        let address = if address == "-" { String::new() } else { address.to_owned() };
+        Some(Mark { producer: producer.to_owned(), number, address, released })
+    }
+}
+
+/// One transaction's content as the engine has it; what costs is encoded by the committer.
+#[derive(Debug)]
+pub struct Work {
+    /// Its number, the one in the marks of `offsets`.
+    pub number: u64,
+    /// Children, sequenced events, dead letters and counts.
+    pub outbox: Outbox,
+    /// Each touched partition's entries and, when it changed, its bookkeeping.
+    pub changes: Vec<(i32, Arc<Entries>, Option<Bytes>)>,
+    /// How far source partitions were sequenced.
+    pub sources: Vec<proto::SourcePosition>,
+    /// One for every partition touched (protocol P3).
+    pub offsets: Vec<OffsetCommit>,
+    /// Captured before the first outcome was taken in (protocol P2).
+    pub membership: Membership,
+    /// Changelog partitions whose ends the engine wants (protocol P11).
+    pub ends_of: Vec<TopicPartition>,
+}
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It is committed.
+    Committed(Receipt),
+    /// It is not, and never will be.
+    Aborted(String),
+}
+
+/// Carries transactions out, on a thread of its own.
+pub struct Committer {
+    log: Arc<dyn Log>,
+    topics: Topics,
+    group: String,
+    producer: Box<dyn Producer>,
+    producer_id: String,
+}
+
+impl Committer {
+    /// A committer with a fresh producer under `producer_id`, for the group of the application.
+    pub fn new(log: Arc<dyn Log>, topics: Topics, group: &str, producer_id: &str) -> Result<Committer, LogError> {
+        let producer = log.producer(producer_id)?;
+        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned() })
+    }
+
+    /// Carries one transaction out and returns when it is decided. While the log does not answer it
+    /// tries on, unless `stop` says that nobody waits any more.
+    pub fn carry_out(&mut self, work: Work, stop: impl Fn() -> bool) -> Ended {
+        let number = work.number;
+        let transaction = self.compose(work);
+        let reason = match self.producer.commit(&transaction) {
+            Ok(receipt) => return Ended::Committed(receipt),
+            Err(CommitError::Aborted(reason)) => return Ended::Aborted(reason),
+            Err(CommitError::Fenced(reason)) => {
+                let _ = self.recover(&stop);
+                return Ended::Aborted(reason);
+            }
+            Err(CommitError::Unknown(reason)) => reason,
+        };
+        tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
+        match self.recover(&stop).and_then(|()| self.decide(number, &transaction.offsets, &stop)) {
+            Some(true) => Ended::Committed(Receipt::default()),
+            Some(false) | None => Ended::Aborted(reason),
+        }
+    }
+
+    /// C3. When it returns the markers of every earlier transaction of this id are written.
+    fn recover(&mut self, stop: &impl Fn() -> bool) -> Option<()> {
+        while let Err(error) = self.producer.recover() {
+            tracing::warn!(%error, "no new producer yet");
+            if stop() {
+                return None;
+            }
+            std::thread::sleep(RETRY);
+        }
+        Some(())
+    }
+
+    /// C2: a position with our mark of this commit says committed; our mark of an earlier one says not.
+    /// Where a partition has moved its mark is another's, and the next partition is looked at.
+    fn decide(&self, number: u64, offsets: &[OffsetCommit], stop: &impl Fn() -> bool) -> Option<bool> {
+        let partitions: Vec<_> = offsets.iter().map(|offset| offset.of.clone()).collect();
+        loop {
+            match self.log.committed(&self.group, &partitions, true) {
+                Ok(committed) => {
+                    let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
+                    return Some(marks.into_iter().any(|mark| mark.producer == self.producer_id && mark.number == number));
+                }
+                Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
+            }
+            if stop() {
+                return None;
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    fn compose(&self, work: Work) -> Transaction {
+        let mut outbox = work.outbox;
+        let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
+        let mut appends = outbox.into_appends(&self.topics);
+        appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
+            let records = changelog_records(&entries, bookkeeping);
+            (!records.is_empty()).then(|| Append { to: TopicPartition::new(&self.topics.changelog, partition), records })
+        }));
+        if !progress.is_empty() {
+            let records = progress.iter().map(progress_record).collect();
+            appends.push(Append { to: TopicPartition::new(&self.topics.progress, 0), records });
+        }
+        Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
+    }
+}
+
+/// Of each key only the last entry of the transaction, then the bookkeeping.
+fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRecord> {
+    let mut arena = BytesMut::new();
+    let mut records = Vec::with_capacity(entries.len() + 1);
+    for (key, entry) in entries {
+        if arena.capacity() - arena.len() < entry.weight() {
+            arena = BytesMut::with_capacity((64 << 10).max(entry.weight()));
+        }
+        entry.encode(&mut arena);
+        records.push(changelog::entry_record(key, arena.split().freeze()));
+    }
+    records.extend(bookkeeping.map(changelog::bookkeeping_record));
+    records
+}
+
+fn progress_record(progress: &proto::Progress) -> NewRecord {
+    let headers: Headers = vec![(changelog::KIND.to_owned(), Bytes::from_static(b"counts"))];
+    NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_back() {
+        for (address, released) in [("127.0.0.1:8080", false), ("", true)] {
+            let mark = Mark { producer: "app-x-1".into(), number: 9, address: address.into(), released };
+            assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
+        }
+        for foreign in ["", "a", "a 1", "a x b", "a 1 b c"] {
+            assert_eq!(Mark::parse(foreign), None, "{foreign:?}");
+        }
+    }
+}

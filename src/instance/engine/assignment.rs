@@ -1,0 +1,224 @@
+//! Partitions that come and go.
+//!
+//!     assigned -> opening -> at work -> closing -> gone
+//!                    ^          |
+//!                    +----------+  (after an abort, or a store that failed)
+//!
+//! G1: a revoked partition is answered for only when every transaction that touches it is decided
+//!     (protocol P4), so its next owner cannot overlap with this one.
+//! G2: a lost partition is dropped at once: nothing can be committed for it any more.
+
+use crossbeam_channel::Sender;
+
+use super::{Effect, Engine, Opened, SourceSlot};
+use crate::instance::calls::Calls;
+use crate::instance::opening::OpenError;
+use crate::log::{MemberEvent, Membership, TopicPartition};
+use crate::metrics;
+use crate::sequencer::Source;
+use crate::store::StoreError;
+use crate::task::Task;
+
+/// A partition that is being claimed and restored.
+#[derive(Debug)]
+pub(super) struct Opening {
+    epoch: u64,
+    /// The membership that the claim was asked under; `None` = to be asked.
+    asked: Option<Membership>,
+    pub(super) remaining: Option<i64>,
+}
+
+/// Partitions on their way out.
+#[derive(Debug)]
+pub(super) struct Revoking {
+    pub(super) partitions: Vec<TopicPartition>,
+    /// Dropping it lets the group go on.
+    _done: Sender<()>,
+}
+
+impl<C: Calls> Engine<C> {
+    pub(super) fn member_event(&mut self, event: MemberEvent) {
+        match event {
+            MemberEvent::Fetched(_) => {}
+            MemberEvent::Assigned { partitions, membership } => self.assigned(partitions, membership),
+            MemberEvent::Revoked { partitions, lost: true, .. } => self.lost(&partitions),
+            MemberEvent::Revoked { partitions, lost: false, done } => self.revoked(partitions, done),
+            MemberEvent::Trouble(text) => self.trouble("group", (!text.is_empty()).then_some(text)),
+            MemberEvent::Failed(error) => self.effects.push(Effect::Fail(error.to_string())),
+        }
+    }
+
+    fn assigned(&mut self, partitions: Vec<TopicPartition>, membership: Membership) {
+        metrics::rebalanced("assigned");
+        tracing::info!(partitions = ?names(&partitions), "assigned");
+        self.trouble("group", None);
+        // The events come in order: what is still owned here was owned through the new generation, too,
+        // or its loss would have been told before. So the open composition may go on under it (P2).
+        if self.composing.membership.is_some() {
+            self.composing.membership = Some(membership.clone());
+        }
+        self.membership = Some(membership);
+        for of in partitions {
+            self.epochs += 1;
+            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None });
+        }
+        self.ask_to_open();
+    }
+
+    /// Asks for every partition that waits for it, all in one claim; not while a transaction is under
+    /// way, which could still move the positions that the claim reads.
+    pub(super) fn ask_to_open(&mut self) {
+        if self.committing.is_some() {
+            return;
+        }
+        let Some(membership) = &self.membership else { return };
+        let mut wanted = Vec::new();
+        for (of, opening) in self.opening.iter_mut().filter(|(_, opening)| opening.asked.is_none()) {
+            opening.asked = Some(membership.clone());
+            wanted.push((of.clone(), opening.epoch));
+        }
+        if !wanted.is_empty() {
+            self.effects.push(Effect::Open(wanted, membership.clone()));
+        }
+    }
+
+    pub(super) fn opened(&mut self, of: TopicPartition, epoch: u64, opened: Result<Opened, OpenError>) {
+        let Some(opening) = self.opening.get_mut(&of).filter(|opening| opening.epoch == epoch) else { return };
+        match opened {
+            Ok(opened) => {
+                self.opening.remove(&of);
+                self.start(of, epoch, opened);
+            }
+            // The claim came under an older generation; the partition is still here, so claim it again.
+            Err(OpenError::Moved) => {
+                opening.asked = None;
+                self.ask_to_open();
+            }
+            Err(OpenError::Fatal(reason)) => self.effects.push(Effect::Fail(reason)),
+        }
+    }
+
+    fn start(&mut self, of: TopicPartition, epoch: u64, opened: Opened) {
+        let position = opened.position;
+        if let Some(restored) = opened.restored {
+            if let Some(reason) = &restored.rebuilt {
+                tracing::warn!(partition = of.partition, reason, "the local store was set aside and rebuilt");
+            }
+            tracing::info!(partition = of.partition, position, records = restored.records, "task running");
+            let task = Task::new(of.partition, epoch, restored.store, restored.done);
+            self.tasks.insert(of.partition, task);
+        } else {
+            tracing::info!(source = %of, position, "source running");
+            let topic_id = self.setting.topic_ids.get(&of.topic).cloned().unwrap_or_default();
+            let config = &self.setting.config.source;
+            let (format, epoch_bits) = (config.format, config.epoch);
+            let source =
+                Source { of: of.clone(), topic_id, position, committed: position, format, epoch: epoch_bits };
+            self.sources.insert(of.clone(), SourceSlot { source, epoch, touched: false, paused: false });
+        }
+        self.member.start(of, position, epoch);
+    }
+
+    fn revoked(&mut self, partitions: Vec<TopicPartition>, done: Sender<()>) {
+        metrics::rebalanced("revoked");
+        tracing::info!(partitions = ?names(&partitions), "revoked");
+        for of in &partitions {
+            self.opening.remove(of);
+            if *of.topic == *self.setting.topics.repartition
+                && let Some(task) = self.tasks.get_mut(&of.partition)
+            {
+                task.closing = true;
+            }
+        }
+        self.revoking = Some(Revoking { partitions, _done: done });
+    }
+
+    /// The last transaction is decided, or there was none to make (G1).
+    pub(super) fn finish_revoke(&mut self) {
+        let Some(revoking) = self.revoking.take() else { return };
+        for of in &revoking.partitions {
+            self.drop_partition(of);
+        }
+    }
+
+    fn lost(&mut self, partitions: &[TopicPartition]) {
+        metrics::rebalanced("lost");
+        tracing::warn!(partitions = ?names(partitions), "lost: another instance may own them already");
+        for of in partitions {
+            self.opening.remove(of);
+            self.drop_partition(of);
+        }
+        // What is composed may be for a lost partition; the rest is read again (P1).
+        self.begin_anew();
+    }
+
+    /// Drops all that is not committed and opens what is owned again (E3).
+    pub(super) fn begin_anew(&mut self) {
+        self.composing = super::Composition::new(self.setting.config.processing.partitions);
+        let tasks = self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
+        let owned: Vec<_> = tasks.chain(self.sources.keys().cloned()).collect();
+        for of in owned {
+            self.reopen(of);
+        }
+        self.ask_to_open();
+    }
+
+    fn reopen(&mut self, of: TopicPartition) {
+        self.drop_partition(&of);
+        let goes = self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&of));
+        if !goes {
+            self.epochs += 1;
+            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None });
+        }
+    }
+
+    /// A store that cannot be read or written: everything uncommitted of this thread begins anew,
+    /// because a transaction is made of all its tasks together.
+    pub(super) fn store_failed(&mut self, partition: i32, error: &StoreError) {
+        tracing::error!(partition, %error, "the store failed; the task begins anew");
+        self.begin_anew();
+    }
+
+    fn drop_partition(&mut self, of: &TopicPartition) {
+        metrics::forget_partition(&of.topic, of.partition);
+        if self.sources.remove(of).is_some() || *of.topic != *self.setting.topics.repartition {
+            return;
+        }
+        if let Some(task) = self.tasks.remove(&of.partition) {
+            metrics::forget_task(of.partition);
+            self.running -= task.queue.running();
+            self.buffered = self.buffered.saturating_sub(task.queue.weight());
+        }
+    }
+
+    /// How far a restore is.
+    pub(super) fn remaining(&mut self, partition: i32, records: i64) {
+        let of = TopicPartition::new(&self.setting.topics.repartition, partition);
+        if let Some(opening) = self.opening.get_mut(&of) {
+            opening.remaining = Some(records);
+            metrics::restore_remaining(partition, records);
+        }
+    }
+
+    pub(super) fn trouble(&mut self, what: &str, text: Option<String>) {
+        match text {
+            Some(text) => {
+                if self.troubles.insert(what.to_owned(), text.clone()).as_ref() != Some(&text) {
+                    tracing::warn!("{text}");
+                }
+            }
+            None => {
+                self.troubles.remove(what);
+            }
+        }
+    }
+
+    /// Whether nothing is owned, opened or under way any more.
+    pub fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.sources.is_empty() && self.opening.is_empty() && self.committing.is_none()
+    }
+}
+
+fn names(partitions: &[TopicPartition]) -> Vec<String> {
+    partitions.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,254 @@
+//! When a transaction is composed and what follows from its end.
+//!
+//! One transaction is composed while at most one other is under way.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Effect, Engine, Flush};
+use crate::clock;
+use crate::instance::calls::Calls;
+use crate::instance::commit::{Ended, Mark, Work};
+use crate::log::outbox::Outbox;
+use crate::log::{Membership, OffsetCommit, TopicPartition};
+use crate::metrics::{self, Outcome};
+use crate::proto::Origin;
+use crate::store::StoreError;
+use crate::store::schema::Checkpoint;
+use crate::task::Task;
+use crate::task::queue::Queued;
+
+use prost::Message;
+
+/// Committed entries wait at most about this long for their way into the store.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A composition of this size is committed before its interval is over.
+const LARGE: usize = 32 << 20;
+
+/// One of so many events is measured from its source record's time to its commit.
+const SAMPLE: u64 = 256;
+
+/// What the next transaction will have.
+#[derive(Debug)]
+pub(super) struct Composition {
+    pub(super) outbox: Outbox,
+    /// Captured before the first outcome was taken in (protocol P2).
+    pub(super) membership: Option<Membership>,
+    outcomes: [u64; 4],
+    depths: BTreeMap<usize, usize>,
+    sampled: Vec<i64>,
+    events: u64,
+}
+
+impl Composition {
+    pub(super) fn new(partitions: i32) -> Composition {
+        let (outcomes, depths) = ([0; 4], BTreeMap::new());
+        Composition { outbox: Outbox::new(partitions), membership: None, outcomes, depths, sampled: Vec::new(), events: 0 }
+    }
+
+    /// Something is about to be taken in.
+    pub(super) fn touch(&mut self, membership: &Option<Membership>) {
+        if self.membership.is_none() {
+            self.membership.clone_from(membership);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.membership.is_none()
+    }
+
+    pub(super) fn completed(&mut self, queued: &Queued, outcome: Outcome) {
+        self.outcomes[outcome as usize] += 1;
+        self.events += 1;
+        *self.depths.entry(queued.event.stamp.depth()).or_default() += 1;
+        if self.events.is_multiple_of(SAMPLE) || self.events == 1 {
+            let origin = Origin::decode(queued.event.origin.clone()).unwrap_or_default();
+            self.sampled.push(origin.timestamp_ms);
+        }
+    }
+
+    fn tell(self) {
+        for outcome in [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate, Outcome::Rejected] {
+            metrics::events_processed(outcome, self.outcomes[outcome as usize]);
+        }
+        for (depth, n) in self.depths {
+            metrics::cascade_depth(depth, n);
+        }
+        let now = clock::wall_ms();
+        for received in self.sampled {
+            metrics::end_to_end_latency(Duration::from_millis(now.saturating_sub(received).max(0) as u64), 1);
+        }
+    }
+}
+
+/// The transaction under way.
+#[derive(Debug)]
+pub(super) struct Committing {
+    pub(super) bytes: usize,
+    begun: Instant,
+    composition: Composition,
+    children: u64,
+    causes: Vec<crate::cause::Cause>,
+    /// The positions that it commits.
+    tasks: Vec<(i32, u64, i64, Option<Bytes>)>,
+    sources: Vec<(TopicPartition, u64, i64)>,
+    releases: bool,
+}
+
+impl<C: Calls> Engine<C> {
+    pub(super) fn commit_if_due(&mut self, now: Instant) {
+        if self.committing.is_some() {
+            return;
+        }
+        self.flush_if_due(now);
+        let waited = now.saturating_duration_since(self.last_commit);
+        let due = waited >= self.setting.config.processing.commit_interval || self.composing.outbox.bytes > LARGE;
+        let releases = self.revoking.is_some();
+        if releases || (due && !self.composing.is_empty()) {
+            self.commit(releases, now);
+        }
+    }
+
+    /// Entries that wait long without another commit get one that only asks for the changelog's end.
+    fn flush_if_due(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.last_flush) < FLUSH_INTERVAL {
+            return;
+        }
+        self.last_flush = now;
+        for task in self.tasks.values_mut().filter(|task| task.overlay.committed_bytes() > 0) {
+            self.composing.touch(&self.membership);
+            task.touched = true;
+            task.wants_flush = true;
+        }
+    }
+
+    fn commit(&mut self, releases: bool, now: Instant) {
+        let membership = self.composing.membership.clone().or_else(|| self.membership.clone());
+        let Some(membership) = membership else { return self.finish_revoke() };
+        let fresh = Composition::new(self.setting.config.processing.partitions);
+        let mut composition = std::mem::replace(&mut self.composing, fresh);
+        self.commits += 1;
+        let number = self.commits;
+        let mut work = Work {
+            number,
+            outbox: std::mem::take(&mut composition.outbox),
+            changes: Vec::new(),
+            sources: Vec::new(),
+            offsets: Vec::new(),
+            membership,
+            ends_of: Vec::new(),
+        };
+        let (mut tasks, mut sources) = (Vec::new(), Vec::new());
+        let released: &[TopicPartition] = self.revoking.as_ref().map_or(&[], |revoking| &revoking.partitions);
+        let mark = |of: &TopicPartition| {
+            let producer = self.setting.producer_id.clone();
+            Mark { producer, number, address: self.setting.address.clone(), released: released.contains(of) }.to_string()
+        };
+        let share = self.setting.overlay_bytes / self.tasks.len().max(1);
+        for (partition, task) in &mut self.tasks {
+            let of = TopicPartition::new(&self.setting.topics.repartition, *partition);
+            let goes = released.contains(&of);
+            if !task.touched && !goes {
+                continue;
+            }
+            task.touched = false;
+            let entries = task.overlay.commit_begins();
+            let bookkeeping = task.bookkeeping();
+            let position = task.done.low();
+            task.wants_flush |= goes || task.overlay.committed_bytes() > share;
+            if task.wants_flush && !task.overlay.is_flushing() {
+                work.ends_of.push(TopicPartition::new(&self.setting.topics.changelog, *partition));
+            }
+            work.changes.push((*partition, entries, bookkeeping.clone()));
+            work.offsets.push(OffsetCommit { of: of.clone(), position, metadata: mark(&of) });
+            tasks.push((*partition, task.incarnation, position, bookkeeping));
+        }
+        for (of, slot) in &mut self.sources {
+            if !slot.touched && !released.contains(of) {
+                continue;
+            }
+            if slot.touched {
+                work.sources.push(slot.source.progress());
+            }
+            slot.touched = false;
+            work.offsets.push(OffsetCommit { of: of.clone(), position: slot.source.position, metadata: mark(of) });
+            sources.push((of.clone(), slot.epoch, slot.source.position));
+        }
+        if work.offsets.is_empty() {
+            return self.finish_revoke();
+        }
+        self.last_commit = now;
+        let (children, causes) = (work.outbox.children, std::mem::take(&mut work.outbox.causes));
+        let bytes = work.outbox.bytes;
+        self.committing = Some(Committing { bytes, begun: now, composition, children, causes, tasks, sources, releases });
+        self.effects.push(Effect::Commit(Box::new(work)));
+    }
+
+    pub(super) fn ended(&mut self, ended: Ended, now: Instant) {
+        let Some(committing) = self.committing.take() else { return };
+        let releases = committing.releases;
+        match ended {
+            Ended::Committed(receipt) => self.committed(committing, &receipt.ends, now),
+            Ended::Aborted(reason) => {
+                tracing::warn!(reason, "a transaction was aborted; its work begins anew from the last commit");
+                metrics::aborted("log");
+                self.begin_anew();
+            }
+        }
+        if releases {
+            self.finish_revoke();
+        }
+        self.ask_to_open();
+    }
+
+    fn committed(&mut self, committing: Committing, ends: &[(TopicPartition, i64)], now: Instant) {
+        metrics::commit(now.saturating_duration_since(committing.begun));
+        metrics::children_spawned(committing.children);
+        for cause in &committing.causes {
+            metrics::dead_letters(cause.as_str(), 1);
+        }
+        committing.composition.tell();
+        for (of, epoch, position) in committing.sources {
+            if let Some(slot) = self.sources.get_mut(&of).filter(|slot| slot.epoch == epoch) {
+                slot.source.committed = position;
+            }
+        }
+        let closing: &[TopicPartition] = self.revoking.as_ref().map_or(&[], |revoking| &revoking.partitions);
+        for (partition, incarnation, position, bookkeeping) in committing.tasks {
+            let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { continue };
+            task.committed = position;
+            task.overlay.commit_ends();
+            task.unflushed_bookkeeping = bookkeeping.or(task.unflushed_bookkeeping.take());
+            let changelog = TopicPartition::new(&self.setting.topics.changelog, partition);
+            let Some((_, end)) = ends.iter().find(|(of, _)| *of == changelog) else { continue };
+            let of = TopicPartition::new(&self.setting.topics.repartition, partition);
+            self.effects.extend(flush(task, *end, closing.contains(&of)));
+        }
+    }
+
+    pub(super) fn flushed(&mut self, partition: i32, incarnation: u64, result: Result<(), StoreError>) {
+        let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
+        match result {
+            Ok(()) => task.overlay.flush_ends(),
+            Err(error) => self.store_failed(partition, &error),
+        }
+    }
+}
+
+/// Everything committed, with the end of the changelog asked after the commit that made it so (O2).
+fn flush(task: &mut Task, end: i64, durable: bool) -> Option<Effect> {
+    let entries = task.overlay.flush_begins()?;
+    task.wants_flush = false;
+    Some(Effect::Flush(Flush {
+        partition: task.partition,
+        incarnation: task.incarnation,
+        store: std::sync::Arc::clone(task.overlay.store()),
+        entries,
+        bookkeeping: task.unflushed_bookkeeping.take(),
+        checkpoint: Checkpoint { position: end, at_end_ms: clock::wall_ms() },
+        durable,
+    }))
+}

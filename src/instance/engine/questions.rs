@@ -1,0 +1,172 @@
+//! What the doors ask an engine thread, answered between two inputs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::Engine;
+use crate::entry::Entry;
+use crate::instance::calls::Calls;
+use crate::instance::view::{InFlight, ListQuery, TaskState, TaskStatus};
+use crate::store::Store;
+use crate::topics::partition_of;
+
+/// A question; the answer goes to the sender. A dropped sender means that the engine is gone.
+#[derive(Debug)]
+pub enum Question {
+    /// What a key holds, committed.
+    Lookup(Bytes, oneshot::Sender<Answered>),
+    /// The committed entries that match and may not be in the stores yet, and the stores below them.
+    List(ListQuery, oneshot::Sender<Vec<Listing>>),
+    /// What runs or waits for its retry.
+    InFlight(usize, oneshot::Sender<Vec<InFlight>>),
+    /// Everything that the status page shows.
+    Status(oneshot::Sender<ThreadStatus>),
+}
+
+/// The answer for one key.
+#[derive(Debug)]
+pub enum Answered {
+    /// The key holds this and it is not in the store yet.
+    Entry(Entry),
+    /// Only the store can tell: the asker reads it, so that the engine does not wait for a disk.
+    AskStore(Arc<Store>),
+    /// The partition is being opened or given back.
+    NotReady,
+    /// The partition is not here.
+    NotHere,
+}
+
+/// One partition's part of a listing.
+#[derive(Debug)]
+pub struct Listing {
+    /// The partition.
+    pub partition: i32,
+    /// Entries above the store; they hide those in it.
+    pub above: Vec<(Bytes, Entry)>,
+    /// The store.
+    pub store: Arc<Store>,
+}
+
+/// The state of one engine thread.
+#[derive(Debug, Default)]
+pub struct ThreadStatus {
+    /// Tasks and source partitions.
+    pub tasks: Vec<TaskStatus>,
+    /// What is wrong.
+    pub troubles: Vec<String>,
+    /// Bytes read and not committed.
+    pub buffered_bytes: usize,
+    /// The group has answered at least once.
+    pub joined: bool,
+    /// Handler calls running.
+    pub running: usize,
+    /// Entries and bytes in the stores, roughly.
+    pub store_size: (u64, u64),
+}
+
+impl<C: Calls> Engine<C> {
+    pub(super) fn question(&mut self, question: Question, now: Instant) {
+        // A door that no longer waits for its answer is no error.
+        match question {
+            Question::Lookup(key, answer) => drop(answer.send(self.lookup(&key))),
+            Question::List(query, answer) => drop(answer.send(self.list(&query))),
+            Question::InFlight(limit, answer) => drop(answer.send(self.in_flight(limit, now))),
+            Question::Status(answer) => drop(answer.send(self.status(now))),
+        }
+    }
+
+    fn lookup(&self, key: &Bytes) -> Answered {
+        let partition = partition_of(key, self.setting.config.processing.partitions);
+        let Some(task) = self.tasks.get(&partition) else {
+            let opens = self.opening.keys().any(|of| of.partition == partition && of.topic == self.setting.topics.repartition);
+            return if opens { Answered::NotReady } else { Answered::NotHere };
+        };
+        match task.overlay.committed_above(key) {
+            _ if task.closing => Answered::NotReady,
+            Some(entry) => Answered::Entry(entry.clone()),
+            None => Answered::AskStore(Arc::clone(task.overlay.store())),
+        }
+    }
+
+    fn list(&self, query: &ListQuery) -> Vec<Listing> {
+        let tasks = self.tasks.iter().filter(|(_, task)| !task.closing);
+        tasks
+            .map(|(partition, task)| {
+                let matches = |key: &Bytes| {
+                    key.starts_with(&query.prefix) && query.after.as_ref().is_none_or(|after| key > after)
+                };
+                let above = task.overlay.committed_above_store(matches);
+                Listing { partition: *partition, above, store: Arc::clone(task.overlay.store()) }
+            })
+            .collect()
+    }
+
+    fn in_flight(&self, limit: usize, now: Instant) -> Vec<InFlight> {
+        let mut held: Vec<_> = self.tasks.values().flat_map(|task| task.queue.held()).collect();
+        held.sort_by_key(|queued| queued.read_at);
+        let tell = |queued: &&crate::task::queue::Queued| InFlight {
+            key: queued.event.event.key.clone(),
+            stamp: queued.event.stamp.to_string(),
+            attempt: queued.attempt,
+            age_ms: now.saturating_duration_since(queued.read_at).as_millis() as u64,
+            last_error: queued.last_error.clone(),
+        };
+        held.iter().take(limit).map(tell).collect()
+    }
+
+    fn status(&self, now: Instant) -> ThreadStatus {
+        let repartition = &self.setting.topics.repartition;
+        let mut tasks = Vec::new();
+        for (of, slot) in &self.sources {
+            let mut status = blank("source", of.topic.clone(), of.partition, TaskState::Running);
+            (status.position, status.committed) = (slot.source.position, slot.source.committed);
+            tasks.push(status);
+        }
+        for (of, opening) in &self.opening {
+            let role = if of.topic == *repartition { "task" } else { "source" };
+            let mut status = blank(role, of.topic.clone(), of.partition, TaskState::Restoring);
+            status.restore_remaining = opening.remaining;
+            tasks.push(status);
+        }
+        let mut store_size = (0, 0);
+        for (partition, task) in &self.tasks {
+            let state = if task.closing { TaskState::Closing } else { TaskState::Running };
+            let mut status = blank("task", repartition.clone(), *partition, state);
+            (status.position, status.committed) = (task.position, task.committed);
+            status.in_flight = task.queue.running();
+            status.waiting = task.queue.len() - task.queue.running();
+            let oldest = task.queue.oldest().map(|read_at| now.saturating_duration_since(read_at));
+            status.oldest_age_ms = oldest.unwrap_or_default().as_millis() as u64;
+            tasks.push(status);
+            let (entries, bytes) = task.overlay.store().size();
+            store_size = (store_size.0 + entries, store_size.1 + bytes);
+        }
+        ThreadStatus {
+            tasks,
+            troubles: self.troubles.values().cloned().collect(),
+            buffered_bytes: self.buffered + self.composing.outbox.bytes,
+            joined: self.membership.is_some(),
+            running: self.running,
+            store_size,
+        }
+    }
+}
+
+fn blank(role: &'static str, topic: Arc<str>, partition: i32, state: TaskState) -> TaskStatus {
+    TaskStatus {
+        role,
+        topic,
+        partition,
+        state,
+        position: 0,
+        committed: 0,
+        lag: None,
+        in_flight: 0,
+        waiting: 0,
+        oldest_age_ms: 0,
+        restore_remaining: None,
+    }
+}

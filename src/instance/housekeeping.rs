@@ -1,0 +1,61 @@
+//! What an instance does at leisure: deletes consumed records of the repartition topic and measures
+//! how far behind the group is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::config::Config;
+use crate::log::{Log, LogError, TopicPartition};
+use crate::metrics;
+use crate::topics::Topics;
+
+/// How often it looks whether something is due or the instance stops.
+const STEP: Duration = Duration::from_millis(100);
+
+/// How often the lag is measured.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// Runs until `stopping`.
+pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, stopping: &dyn Fn() -> bool) {
+    let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
+    let tasks: Vec<_> = tasks.collect();
+    let all: Vec<_> = tasks.iter().cloned().chain(topics.sources.iter().map(|name| TopicPartition::new(name, 0))).collect();
+    let (mut purged, mut measured) = (clock::now(), clock::now());
+    while !stopping() {
+        std::thread::sleep(STEP);
+        let result = match config.processing.repartition_purge {
+            Some(interval) if purged.elapsed() >= interval => {
+                purged = clock::now();
+                purge(log.as_ref(), &config.application.id, &tasks)
+            }
+            _ if measured.elapsed() >= MEASURE => {
+                measured = clock::now();
+                measure(log.as_ref(), &config.application.id, &all)
+            }
+            _ => continue,
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "housekeeping is tried again later");
+        }
+    }
+}
+
+/// Deletes what lies below the committed positions: never what is only consumed.
+fn purge(log: &dyn Log, group: &str, tasks: &[TopicPartition]) -> Result<(), LogError> {
+    let committed = log.committed(group, tasks, false)?;
+    let below = tasks.iter().zip(committed);
+    let below = below.filter_map(|(of, committed)| committed.map(|committed| (of.clone(), committed.position)));
+    let below: Vec<_> = below.filter(|(_, position)| *position > 0).collect();
+    if below.is_empty() { Ok(()) } else { log.purge(&below) }
+}
+
+/// The whole group's lag: every instance tells the same.
+fn measure(log: &dyn Log, group: &str, all: &[TopicPartition]) -> Result<(), LogError> {
+    for (of, committed) in all.iter().zip(log.committed(group, all, false)?) {
+        let ends = log.watermarks(of)?;
+        let position = committed.map_or(ends.low, |committed| committed.position);
+        metrics::lag(&of.topic, of.partition, (ends.high - position).max(0));
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! From an assignment to a task that runs: end the last owner's transaction, claim, restore.
+//!
+//! A1: nothing is produced for a partition before it is claimed (protocol P6).
+//! A2: a partition without a committed position gets a real one here, so every later transaction
+//!     can fence with it (protocol P3).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::instance::commit::Mark;
+use crate::log::{Committed, Isolation, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
+use crate::proto;
+use crate::store::Stores;
+use crate::store::schema::Identity;
+use crate::task::restore::{self, Plan, RestoreError, Restored};
+use crate::topics::Topics;
+
+use prost::Message;
+
+/// The pause between tries.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// After this long a partition that does not become stable is reported (protocol P14).
+const STABLE_WITHIN: Duration = Duration::from_secs(15);
+
+/// What opening needs to know of the instance.
+pub struct Opener {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The membership's calls.
+    pub member: Arc<dyn Member>,
+    /// Names.
+    pub topics: Topics,
+    /// The group: the application's id.
+    pub group: String,
+    /// Signs the claim.
+    pub mark: Mark,
+    /// The local stores.
+    pub stores: Stores,
+    /// The changelog's id and `delete.retention.ms`.
+    pub changelog_id: String,
+    /// In milliseconds.
+    pub delete_retention_ms: i64,
+    /// Tells the operator; `None` = all is well again.
+    pub report: Box<dyn Fn(&TopicPartition, Option<String>) + Send + Sync>,
+}
+
+/// Why a partition was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It has moved, or nobody waits any more: the next assignment tells.
+    #[error("the partition has moved")]
+    Moved,
+    /// Trying again does not help.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl Opener {
+    /// Ends open transactions of the last owners, waits until the positions are stable and claims the
+    /// partitions. Gives their committed positions, in order. `valid` says whether they are still ours.
+    pub fn claim(
+        &self, partitions: &[TopicPartition], membership: &Membership, valid: &dyn Fn() -> bool,
+    ) -> Result<Vec<i64>, OpenError> {
+        // 1. The last decided positions tell who owned the partitions (P6a).
+        let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
+        let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
+        let dead: BTreeSet<String> =
+            marks.filter(|mark| !mark.released && mark.producer != self.mark.producer).map(|mark| mark.producer).collect();
+        for producer in dead {
+            self.insist(&partitions[0], valid, || self.log.fence(&producer))?;
+        }
+        // 2. No transaction is undecided on them any more (P6b).
+        let stable = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, true))?;
+        // 3. The claim (P6c): whoever commits under an older generation fails from here on.
+        let positions = partitions
+            .iter()
+            .zip(stable)
+            .map(|(partition, committed)| self.position(partition, committed, valid))
+            .collect::<Result<Vec<_>, _>>()?;
+        let claims: Vec<_> = partitions
+            .iter()
+            .zip(&positions)
+            .map(|(of, position)| OffsetCommit { of: of.clone(), position: *position, metadata: self.mark.to_string() })
+            .collect();
+        self.insist(&partitions[0], valid, || self.member.commit(&claims, membership))?;
+        Ok(positions)
+    }
+
+    /// Restores the state of a claimed partition.
+    pub fn restore(
+        &self, partition: i32, committed: i64, valid: &dyn Fn() -> bool, remaining: &dyn Fn(i64),
+    ) -> Result<Restored, OpenError> {
+        let identity =
+            Identity { application: self.group.clone(), partition, changelog_id: self.changelog_id.clone() };
+        let changelog = TopicPartition::new(&self.topics.changelog, partition);
+        let plan = Plan {
+            changelog: changelog.clone(),
+            identity: &identity,
+            delete_retention_ms: self.delete_retention_ms,
+            committed,
+        };
+        loop {
+            match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
+                Ok(restored) => {
+                    (self.report)(&changelog, None);
+                    return Ok(restored);
+                }
+                Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
+                Err(error) => {
+                    if let RestoreError::Store(crate::store::StoreError::Corrupted(..)) = &error {
+                        tracing::warn!(%error, "the store is set aside and restored");
+                        let _ = self.stores.wipe(partition);
+                    }
+                    (self.report)(&changelog, Some(format!("restoring {changelog}: {error}")));
+                }
+            }
+            if !valid() {
+                return Err(OpenError::Moved);
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Where reading goes on. Without a committed position our own records tell (protocol P23); without
+    /// those the application starts for the first time, at the earliest record (A2).
+    fn position(
+        &self, partition: &TopicPartition, committed: Option<Committed>, valid: &dyn Fn() -> bool,
+    ) -> Result<i64, OpenError> {
+        if let Some(committed) = committed {
+            return Ok(committed.position);
+        }
+        let low = self.insist(partition, valid, || self.log.watermarks(partition))?.low;
+        if partition.topic == self.topics.repartition {
+            return Ok(low);
+        }
+        let sequenced = self.insist(partition, valid, || self.sequenced(partition))?;
+        Ok(sequenced.map_or(low, |position| position.max(low)))
+    }
+
+    /// How far `<app>-progress` says that a source partition was sequenced.
+    fn sequenced(&self, source: &TopicPartition) -> Result<Option<i64>, LogError> {
+        let progress = TopicPartition::new(&self.topics.progress, 0);
+        let ends = self.log.watermarks(&progress)?;
+        let mut reader = self.log.reader(&progress, ends.low, Isolation::ReadCommitted, false)?;
+        let mut position = None;
+        while reader.position() < ends.high {
+            for record in reader.next(RETRY)? {
+                let Some(Ok(record)) = record.value.map(proto::Progress::decode) else { continue };
+                let of_source = record.source_positions.into_iter();
+                let of_source = of_source.filter(|at| at.topic == *source.topic && at.partition == source.partition);
+                position = of_source.map(|at| at.position).last().or(position);
+            }
+        }
+        Ok(position)
+    }
+
+    /// Tries until it succeeds, cannot, or is no longer wanted.
+    fn insist<T>(
+        &self, of: &TopicPartition, valid: &dyn Fn() -> bool, mut call: impl FnMut() -> Result<T, LogError>,
+    ) -> Result<T, OpenError> {
+        let begun = clock::now();
+        loop {
+            match call() {
+                Ok(done) => {
+                    (self.report)(of, None);
+                    return Ok(done);
+                }
+                Err(LogError::Migrated(_)) => return Err(OpenError::Moved),
+                Err(error @ (LogError::Fatal(_) | LogError::Refused(_))) => {
+                    return Err(OpenError::Fatal(format!("opening {of}: {error}")));
+                }
+                Err(LogError::Unstable(_)) if begun.elapsed() < STABLE_WITHIN => {}
+                Err(error) => (self.report)(of, Some(format!("opening {of}: {error}"))),
+            }
+            if !valid() {
+                return Err(OpenError::Moved);
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+}

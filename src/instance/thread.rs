@@ -1,0 +1,270 @@
+//! An engine thread with the threads that wait on its behalf: the member's, the committer's, the
+//! flusher's and, while partitions are opened, theirs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
+
+use super::StartError;
+use super::calls::{Finished, RuntimeCalls};
+use super::commit::{Committer, Mark, Work};
+use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
+use super::opening::{OpenError, Opener};
+use super::topology::Topology;
+use crate::clock;
+use crate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
+use crate::metrics;
+use crate::store::Stores;
+
+/// Batches that may wait for the engine; beyond, the member's thread waits.
+const BATCHES: usize = 8;
+
+/// Partitions restored at the same time.
+const RESTORERS: usize = 4;
+
+/// Inputs taken in one round before effects are looked at.
+const ROUND: usize = 4096;
+
+/// What an engine thread needs to begin.
+pub(super) struct Beginning {
+    pub(super) log: Arc<dyn Log>,
+    pub(super) setting: Setting,
+    pub(super) topology: Topology,
+    pub(super) stores: Stores,
+    pub(super) calls: RuntimeCalls,
+    pub(super) finished: Receiver<Finished>,
+}
+
+/// A running engine thread.
+pub(super) struct EngineThread {
+    questions: Sender<Input>,
+    member: Arc<dyn Member>,
+    left: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EngineThread {
+    /// Joins the group and starts. `failed` is told once when the engine cannot go on.
+    pub(super) fn start(
+        beginning: Beginning, failed: impl Fn(StartError) + Send + 'static,
+    ) -> Result<EngineThread, LogError> {
+        let Beginning { log, setting, topology, stores, calls, finished } = beginning;
+        let (events_in, events) = bounded(BATCHES);
+        let (inputs_in, inputs) = unbounded();
+        let left = Arc::new(AtomicBool::new(false));
+        let group = setting.config.application.id.clone();
+        let committer = Committer::new(Arc::clone(&log), setting.topics.clone(), &group, &setting.producer_id)?;
+        let join = Join {
+            group: group.clone(),
+            client_id: setting.config.application.instance_id.clone(),
+            topics: setting.topics.sources.iter().chain([&setting.topics.repartition]).cloned().collect(),
+            with_headers: Vec::new(),
+        };
+        // The engine outlives the member, but for a process that is going down.
+        let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
+        let report = inputs_in.clone();
+        let opener = Opener {
+            log,
+            member: Arc::clone(&member),
+            topics: setting.topics.clone(),
+            group,
+            mark: Mark {
+                producer: setting.producer_id.clone(),
+                number: 0,
+                address: setting.address.clone(),
+                released: false,
+            },
+            stores,
+            changelog_id: topology.changelog_id,
+            delete_retention_ms: topology.delete_retention_ms,
+            report: Box::new(move |of, text| drop(report.send(Input::Trouble(of.to_string(), text)))),
+        };
+        let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
+        let surroundings = Surroundings {
+            works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left)),
+            flushes: spawn_flusher(inputs_in.clone()),
+            opener: Arc::new(opener),
+            inputs: inputs_in.clone(),
+            left: Arc::clone(&left),
+        };
+        let thread = thread::Builder::new().name("engine".into());
+        let stop = Arc::clone(&left);
+        let thread = thread
+            .spawn(move || run(engine, surroundings, &events, &inputs, &finished, &stop, &failed))
+            .expect("the process can start a thread");
+        Ok(EngineThread { questions: inputs_in, member, left, thread: Some(thread) })
+    }
+
+    /// Passes a question on; its sender is dropped when the engine is gone.
+    pub(super) fn ask(&self, question: Question) {
+        let _ = self.questions.send(Input::Question(question));
+    }
+
+    /// Gives everything back, commits, leaves the group. Blocks.
+    pub(super) fn leave(&mut self) {
+        self.member.leave();
+        self.left.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the engine has been told by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where effects go.
+struct Surroundings {
+    works: Sender<Work>,
+    flushes: (Sender<Flush>, JoinHandle<()>),
+    opener: Arc<Opener>,
+    inputs: Sender<Input>,
+    left: Arc<AtomicBool>,
+}
+
+fn run(
+    mut engine: Engine<RuntimeCalls>, surroundings: Surroundings, events: &Receiver<MemberEvent>,
+    inputs: &Receiver<Input>, finished: &Receiver<Finished>, left: &AtomicBool, failed: &dyn Fn(StartError),
+) {
+    let mut has_failed = false;
+    loop {
+        let wait = engine.next_tick(clock::now()).saturating_duration_since(clock::now());
+        let mut next = select_biased! {
+            recv(inputs) -> input => input.ok(),
+            recv(finished) -> finished => finished.ok().map(Input::Finished),
+            recv(events) -> event => event.ok().map(Input::Member),
+            default(wait) => None,
+        };
+        let now = clock::now();
+        for _ in 0..ROUND {
+            match next.take() {
+                Some(input) => engine.step(input, now),
+                None => break,
+            }
+            let finished = || finished.try_recv().ok().map(Input::Finished);
+            next = inputs.try_recv().ok().or_else(finished);
+        }
+        if let Some(input) = next {
+            engine.step(input, now);
+        }
+        // The log's turn comes also while other inputs never end.
+        if let Ok(event) = events.try_recv() {
+            engine.step(Input::Member(event), now);
+        }
+        engine.step(Input::Tick, now);
+        for effect in engine.effects(now) {
+            match effect {
+                Effect::Commit(work) => drop(surroundings.works.send(*work)),
+                Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
+                Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
+                Effect::Fail(reason) if !has_failed => {
+                    has_failed = true;
+                    failed(StartError::Failed(reason));
+                }
+                Effect::Fail(_) => {}
+            }
+        }
+        if left.load(Ordering::Acquire) && engine.is_idle() {
+            break;
+        }
+    }
+    // What is on its way into the stores arrives there before the process ends.
+    drop(engine);
+    let (flushes, flusher) = surroundings.flushes;
+    drop(flushes);
+    let _ = flusher.join();
+}
+
+fn spawn_committer(mut committer: Committer, inputs: Sender<Input>, left: Arc<AtomicBool>) -> Sender<Work> {
+    let (works_in, works) = bounded::<Work>(1);
+    let carry_out = move || {
+        for work in works {
+            let ended = committer.carry_out(work, || left.load(Ordering::Acquire));
+            if inputs.send(Input::Ended(ended)).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("committer".into()).spawn(carry_out).expect("the process can start a thread");
+    works_in
+}
+
+fn spawn_flusher(inputs: Sender<Input>) -> (Sender<Flush>, JoinHandle<()>) {
+    let (flushes_in, flushes) = unbounded::<Flush>();
+    let write = move || {
+        for flush in flushes {
+            let begun = clock::now();
+            let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
+            let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, Some(entry))).collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            let mut result = store.write(sorted, bookkeeping.as_ref(), checkpoint);
+            if durable && result.is_ok() {
+                result = store.flush();
+            }
+            drop((entries, store));
+            metrics::store_flushed(begun.elapsed());
+            // The engine is gone and nobody needs the answer.
+            let _ = inputs.send(Input::Flushed { partition, incarnation, result });
+        }
+    };
+    let thread = thread::Builder::new().name("flusher".into()).spawn(write).expect("the process can start a thread");
+    (flushes_in, thread)
+}
+
+impl Surroundings {
+    /// Claims the partitions on a thread of its own, then restores the tasks among them, several at a
+    /// time; each is told as soon as it is ready.
+    fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
+        let (opener, inputs, left) = (Arc::clone(&self.opener), self.inputs.clone(), Arc::clone(&self.left));
+        let open = move || {
+            let valid = || !left.load(Ordering::Acquire);
+            let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
+            let claimed = opener.claim(&names, &membership, &valid);
+            let positions = match claimed {
+                Ok(positions) => positions,
+                Err(error) => {
+                    // Not at once again: the group needs a moment to say what is whose.
+                    thread::sleep(Duration::from_millis(100));
+                    for (of, epoch) in partitions {
+                        let error = match &error {
+                            OpenError::Moved => OpenError::Moved,
+                            OpenError::Fatal(reason) => OpenError::Fatal(reason.clone()),
+                        };
+                        let _ = inputs.send(Input::Opened { of, epoch, opened: Err(error) });
+                    }
+                    return;
+                }
+            };
+            let (tasks, sources): (VecDeque<_>, Vec<_>) = partitions
+                .into_iter()
+                .zip(positions)
+                .partition(|((of, _), _)| of.topic == opener.topics.repartition);
+            for ((of, epoch), position) in sources {
+                let _ = inputs.send(Input::Opened { of, epoch, opened: Ok(Opened { position, restored: None }) });
+            }
+            let tasks = Mutex::new(tasks);
+            let restore_next = || {
+                while let Some(((of, epoch), position)) = tasks.lock().ok().and_then(|mut tasks| tasks.pop_front()) {
+                    let tell = |remaining| drop(inputs.send(Input::Remaining(of.partition, remaining)));
+                    let restored = opener.restore(of.partition, position, &valid, &tell);
+                    if let Ok(restored) = &restored {
+                        metrics::restored(restored.records);
+                    }
+                    let opened = restored.map(|restored| {
+                        let position = restored.done.low();
+                        Opened { position, restored: Some(restored) }
+                    });
+                    let _ = inputs.send(Input::Opened { of, epoch, opened });
+                }
+            };
+            thread::scope(|scope| {
+                for _ in 0..RESTORERS {
+                    scope.spawn(restore_next);
+                }
+            });
+        };
+        thread::Builder::new().name("opener".into()).spawn(open).expect("the process can start a thread");
+    }
+}

@@ -1,0 +1,138 @@
+//! Everything that stands in a store, on one screen.
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `e` + entity key | an entry: [`encode_entry`] |
+//! | `m` + `identity` | whose store this is: [`Identity`] |
+//! | `m` + `checkpoint` | up to where it holds the changelog: [`Checkpoint`] |
+//! | `m` + `bookkeeping` | the partition's `tidegate.v1.Bookkeeping` as it stands in the changelog |
+//!
+//! Every value but the last begins with [`VERSION`]; a store of another version is dropped and restored.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+
+use crate::entry::Entry;
+use crate::event::Action;
+use crate::stamp::Stamp;
+
+/// The format of everything in a store.
+pub const VERSION: u8 = 1;
+
+/// `m` + `identity`
+pub const IDENTITY: &[u8] = b"midentity";
+/// `m` + `checkpoint`
+pub const CHECKPOINT: &[u8] = b"mcheckpoint";
+/// `m` + `bookkeeping`
+pub const BOOKKEEPING: &[u8] = b"mbookkeeping";
+/// The prefix of entity keys.
+pub const ENTRY: u8 = b'e';
+
+/// No value of ours is larger; what claims to be is corrupt.
+const LIMIT: usize = 16 << 20;
+
+const CODEC: Configuration<LittleEndian, Varint, Limit<LIMIT>> = bincode::config::standard().with_limit::<LIMIT>();
+
+/// Whose store it is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Identity {
+    /// `application.id`
+    pub application: String,
+    /// The partition.
+    pub partition: i32,
+    /// The id of the changelog topic, which another topic of the same name does not have.
+    pub changelog_id: String,
+}
+
+/// Up to where the store holds the changelog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Checkpoint {
+    /// Every committed change below this offset is in the store.
+    pub position: i64,
+    /// When the store was last at the changelog's end, in milliseconds since 1970.
+    pub at_end_ms: i64,
+}
+
+#[derive(Encode, Decode)]
+struct StoredEntry<'a> {
+    stamp: &'a [u8],
+    removed: bool,
+    value: Option<&'a [u8]>,
+    origin: &'a [u8],
+}
+
+/// The key of an entry.
+pub fn entry_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.push(ENTRY);
+    out.extend_from_slice(key);
+    out
+}
+
+/// Writes an entry.
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut stamp = Vec::new();
+    entry.stamp.encode(&mut stamp);
+    let removed = entry.action == Action::Remove;
+    encode(&StoredEntry { stamp: &stamp, removed, value: entry.value.as_deref(), origin: &entry.origin })
+}
+
+/// Reads an entry; `None` = corrupt.
+pub fn decode_entry(bytes: &[u8]) -> Option<Entry> {
+    let stored: StoredEntry = decode_borrowed(bytes)?;
+    Some(Entry {
+        stamp: Stamp::decode(stored.stamp)?,
+        action: if stored.removed { Action::Remove } else { Action::Add },
+        value: stored.value.map(Bytes::copy_from_slice),
+        origin: Bytes::copy_from_slice(stored.origin),
+    })
+}
+
+/// Writes a value with its version.
+pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    bincode::encode_into_std_write(value, &mut out, CODEC).expect("writing to memory, within the limit of a record");
+    out
+}
+
+/// Reads a value of this version; `None` = corrupt or of another version.
+pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
+    let (&VERSION, rest) = bytes.split_first()? else { return None };
+    let (value, length) = bincode::decode_from_slice(rest, CODEC).ok()?;
+    (length == rest.len()).then_some(value)
+}
+
+fn decode_borrowed<'a>(bytes: &'a [u8]) -> Option<StoredEntry<'a>> {
+    let (&VERSION, rest) = bytes.split_first()? else { return None };
+    let (value, length) = bincode::borrow_decode_from_slice(rest, CODEC).ok()?;
+    (length == rest.len()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_back(sequence: u64, path in prop::collection::vec(any::<u32>(), 0..6), removed: bool,
+                                 value in prop::option::of(prop::collection::vec(any::<u8>(), 0..50))) {
+            let entry = Entry {
+                stamp: Stamp { sequence, generation: 3, path: path.into() },
+                action: if removed { Action::Remove } else { Action::Add },
+                value: value.map(Bytes::from),
+                origin: Bytes::from_static(b"origin"),
+            };
+            prop_assert_eq!(decode_entry(&encode_entry(&entry)), Some(entry));
+        }
+
+        #[test]
+        fn garbage_is_no_entry_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = decode_entry(&bytes);
+            let _ = decode::<Checkpoint>(&bytes);
+            let _ = decode::<Identity>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Step 6 of 8: execution turns an outcome into the key's entry and its children.
+//!
+//! X1: whatever becomes of an event, exactly one `consumed` count and one completed record go with it.
+//! X2: an event that fails leaves no trace but its dead letter: no entry, no children.
+
+use crate::cause::Cause;
+use crate::config;
+use crate::counts::Count;
+use crate::dead_letter::Reason;
+use crate::entry::Entry;
+use crate::event::{Action, Event, MAX_KEY_BYTES, StampedEvent};
+use crate::handler::Outcome;
+use crate::log::outbox::{MAX_VALUE, Outbox};
+use crate::proto::Origin;
+
+use prost::Message;
+
+/// What an event left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Executed {
+    /// The entry to write at the event's key.
+    Applied(Entry),
+    /// Only children.
+    Expanded,
+    /// A dead letter.
+    Refused,
+}
+
+/// Carries out an outcome: puts the children into `outbox` and gives the entry, if any.
+pub fn succeed(
+    event: &StampedEvent, superseded: bool, outcome: Outcome, attempts: u32, limits: &config::Cascade,
+    outbox: &mut Outbox,
+) -> Executed {
+    let entry = (!superseded).then(|| entry(event, outcome.value));
+    let children = match children(event, entry.as_ref(), outcome.children, limits, outbox) {
+        Ok(children) => children,
+        Err(reason) => return refuse(event, attempts, &reason, outbox),
+    };
+    let mut spawned = 0;
+    for (child, value) in children {
+        match value {
+            Some(value) => {
+                spawned += 1;
+                outbox.route(child.event.key, value);
+            }
+            // The endless cascade ends here: the child becomes a dead letter of its own.
+            None => {
+                let message = format!("deeper than cascade.max_depth = {}", limits.max_depth);
+                outbox.refuse_event(&child, 0, &Reason::new(Cause::TooDeep, message), &origin(&child));
+            }
+        }
+    }
+    if spawned > 0 {
+        outbox.children += spawned as u64;
+        outbox.counts.push(Count::spawned(&event.stamp, event.retry, spawned));
+    }
+    outbox.counts.push(Count::consumed(&event.stamp, event.retry));
+    entry.map_or(Executed::Expanded, Executed::Applied)
+}
+
+/// The event cannot be handled: a dead letter, and done (X2).
+pub fn refuse(event: &StampedEvent, attempts: u32, reason: &Reason, outbox: &mut Outbox) -> Executed {
+    outbox.refuse_event(event, attempts, reason, &origin(event));
+    outbox.counts.push(Count::consumed(&event.stamp, event.retry));
+    Executed::Refused
+}
+
+/// The event is the one that its key already holds: done without a trace.
+pub fn skip(event: &StampedEvent, outbox: &mut Outbox) {
+    outbox.counts.push(Count::consumed(&event.stamp, event.retry));
+}
+
+fn entry(event: &StampedEvent, value: Option<bytes::Bytes>) -> Entry {
+    let action = event.event.action;
+    let value = if action == Action::Remove { None } else { value };
+    Entry { stamp: event.stamp.clone(), action, value, origin: event.origin.clone() }
+}
+
+/// The children with their encoded values; `None` for one that is too deep. All are checked before
+/// the first is put anywhere.
+fn children(
+    parent: &StampedEvent, entry: Option<&Entry>, children: Vec<Event>, limits: &config::Cascade, outbox: &mut Outbox,
+) -> Result<Vec<(StampedEvent, Option<bytes::Bytes>)>, Reason> {
+    let size = entry.map_or(0, Entry::weight);
+    if size > MAX_VALUE {
+        return Err(Reason::new(Cause::TooLarge, format!("the value takes {size} bytes; at most {MAX_VALUE} fit")));
+    }
+    if children.len() > limits.max_children {
+        let message = format!("{} children; cascade.max_children = {}", children.len(), limits.max_children);
+        return Err(Reason::new(Cause::TooManyChildren, message));
+    }
+    let too_deep = parent.stamp.depth() + 1 > limits.max_depth;
+    let mut stamped = Vec::with_capacity(children.len());
+    for (index, event) in children.into_iter().enumerate() {
+        if event.key.is_empty() || event.key.len() > MAX_KEY_BYTES {
+            let message = format!("child {index} has a key of {} bytes; 1 to {MAX_KEY_BYTES} are possible", event.key.len());
+            return Err(Reason::new(Cause::BadChild, message));
+        }
+        let stamp = parent.stamp.child(index as u32);
+        let child = StampedEvent { event, stamp, origin: parent.origin.clone(), retry: parent.retry };
+        if child.weight() > MAX_VALUE {
+            let message = format!("child {index} takes {} bytes; at most {MAX_VALUE} fit", child.weight());
+            return Err(Reason::new(Cause::TooLarge, message));
+        }
+        let value = (!too_deep).then(|| outbox.encode(&child));
+        stamped.push((child, value));
+    }
+    Ok(stamped)
+}
+
+fn origin(event: &StampedEvent) -> Origin {
+    Origin::decode(event.origin.clone()).unwrap_or_default()
+}
