@@ -37,15 +37,18 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
 use rocksdb::{DB, DBCompressionType, Options};
 
 use self::folder::Folder;
+use self::group::Group;
 use self::member::EmbeddedMember;
 use self::producer::EmbeddedProducer;
 use self::read::PartitionReader;
 use self::schema::MetaRow;
-use self::state::Shared;
+use self::state::{Place, Shared};
 use self::write::Staged;
 use super::{
     Append, Committed, EventSink, Isolation, Join, Log, LogError, Member, Membership, NewTopic, OffsetCommit, Producer,
@@ -61,17 +64,20 @@ pub struct EmbeddedOptions {
     /// A partition of a compacted topic is compacted when this many bytes were appended since the last
     /// time, and no less than compaction left then.
     pub compact_after_bytes: u64,
+    /// The most keys that compaction holds in memory at a time, at about 40 bytes each.
+    pub compact_keys: usize,
 }
 
 impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
-        EmbeddedOptions { sync: true, compact_after_bytes: 8 << 20 }
+        EmbeddedOptions { sync: true, compact_after_bytes: 8 << 20, compact_keys: 1_000_000 }
     }
 }
 
 /// A log in a local folder.
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
+    compaction: Option<JoinHandle<()>>,
 }
 
 impl EmbeddedLog {
@@ -90,8 +96,8 @@ impl EmbeddedLog {
         identify(&db, &folder, known)?;
         let (compaction, wanted) = crossbeam_channel::bounded(1);
         let shared = Arc::new(Shared::new(db, options, folder, Some(compaction))?);
-        compaction::start(&shared, wanted)?;
-        Ok(EmbeddedLog { shared })
+        let compaction = Some(compaction::start(&shared, wanted)?);
+        Ok(EmbeddedLog { shared, compaction })
     }
 
     /// Opens the log in the folder `path` for reading only, also while another process owns it. Every
@@ -108,7 +114,7 @@ impl EmbeddedLog {
         let db = DB::open_as_secondary(&settings, &folder.database(), &scratch)
             .map_err(|error| LogError::Fatal(format!("cannot read the log in {folder}: {error}")))?;
         let options = EmbeddedOptions::default();
-        Ok(EmbeddedLog { shared: Arc::new(Shared::new(db, options, folder, None)?) })
+        Ok(EmbeddedLog { shared: Arc::new(Shared::new(db, options, folder, None)?), compaction: None })
     }
 
     /// Begins a transaction of the transactional id that is carried out in steps; its number.
@@ -137,6 +143,45 @@ impl EmbeddedLog {
     /// Commits or aborts an undecided transaction. Its marker takes an offset in each of its partitions.
     pub fn decide(&self, transaction: u64, commit: bool) -> Result<(), LogError> {
         self.shared.decide(transaction, commit)
+    }
+
+    /// Compacts all partitions of a compacted topic now, each up to its last stable offset.
+    pub fn compact_now(&self, topic: &str) -> Result<(), LogError> {
+        let topic = self.shared.topic(topic).ok_or_else(|| LogError::UnknownTopic(topic.to_owned()))?;
+        if !topic.compacted {
+            return Err(LogError::Refused(format!("cleanup.policy of {} is {}", topic.name, topic.policy())));
+        }
+        let places = (0..topic.partitions.len()).map(|partition| Place { topic: Arc::clone(&topic), partition });
+        places.into_iter().try_for_each(|place| self.shared.compact(&place))
+    }
+
+    /// Deletes a topic, its records and what groups have committed for it. One of the same name that
+    /// is made later has another id and begins at 0.
+    pub fn delete_topic(&self, name: &str) -> Result<(), LogError> {
+        self.shared.delete_topic(name)
+    }
+
+    /// The ids of a group's members, as they stand in their memberships.
+    pub fn members(&self, group: &str) -> Vec<String> {
+        self.shared.core().groups.get(group).map_or_else(Vec::new, Group::members)
+    }
+
+    /// Ends a membership as a broker does with a member that it has not heard of for too long: its
+    /// partitions get other owners at once, it is told that they are lost, and it joins anew.
+    pub fn expel(&self, group: &str, member: &str) {
+        self.shared.leave_group(group, member);
+    }
+}
+
+impl Drop for EmbeddedLog {
+    /// Ends the background thread, so that the folder is free as soon as nobody uses the log.
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        if let Some(wake) = &self.shared.compaction {
+            wake.try_send(()).ok();
+        }
+        // A panic of it has been reported on its own thread.
+        self.compaction.take().map(JoinHandle::join);
     }
 }
 

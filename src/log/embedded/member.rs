@@ -130,7 +130,8 @@ impl Worker {
         loop {
             let seen = self.desk.shared.bell.count();
             if self.desk.leaving.load(Ordering::SeqCst) {
-                self.give_back(self.owned.iter().cloned().collect(), false);
+                let expelled = !self.desk.shared.is_member(&self.join.group, &self.id);
+                self.give_back(self.owned.iter().cloned().collect(), expelled);
                 self.desk.shared.leave_group(&self.join.group, &self.id);
                 return;
             }
@@ -275,6 +276,10 @@ impl Shared {
             group.remove(member, &|topic| self.partition_count(topic));
         }
         self.group_changed();
+    }
+
+    fn is_member(&self, group: &str, member: &str) -> bool {
+        self.core().groups.get(group).is_some_and(|group| group.has(member))
     }
 
     fn next_order(&self, group: &str, member: &str) -> Result<Option<Order>, Expelled> {

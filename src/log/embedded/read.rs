@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub(super) fn read(
     with_headers: bool,
 ) -> Result<Portion, LogError> {
     let partition = place.get();
+    // Beside a writer, the view must not move on while it is read.
+    let _still = shared.beside.then(|| shared.core());
     let limit = match isolation {
         Isolation::ReadCommitted => partition.stable(),
         Isolation::ReadUncommitted => partition.end(),
@@ -56,6 +59,9 @@ pub(super) fn read(
     let mut options = ReadOptions::default();
     options.set_iterate_upper_bound(schema::batch(partition.slot, limit));
     let mut batches = shared.db.raw_iterator_opt(options);
+    if place.topic.deleted.load(Ordering::SeqCst) {
+        return Err(LogError::UnknownTopic(format!("{}, which was deleted", place.name())));
+    }
     if position < partition.low() {
         return Err(LogError::OutOfRange(place.name(), partition.low()));
     }
@@ -96,7 +102,7 @@ fn shows(header: &Header, aborted: &HashSet<u64>) -> bool {
     header.kind == Kind::Records && header.records > 0 && !(header.transaction > 0 && aborted.contains(&header.transaction))
 }
 
-fn damaged(place: &Place, base: i64) -> LogError {
+pub(super) fn damaged(place: &Place, base: i64) -> LogError {
     LogError::Fatal(format!("the batch at offset {base} of {} is damaged", place.name()))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | key                                         | value                                              |
 //! | ------------------------------------------- | -------------------------------------------------- |
+//! | `c`                                         | the last topic number given, 8 bytes               |
 //! | `m`                                         | [`MetaRow`]: format version, the log's own id      |
 //! | `n`                                         | the last transaction number given, 8 bytes         |
 //! | `o` group length, group, topic, partition   | position, 8 bytes, then its metadata               |
@@ -81,6 +82,7 @@ pub(super) struct TransactionRow {
     pub offsets: Vec<PendingOffset>,
 }
 
+pub(super) const LAST_TOPIC: &[u8] = b"c";
 pub(super) const META: &[u8] = b"m";
 pub(super) const LAST_TRANSACTION: &[u8] = b"n";
 pub(super) const TOPICS: &[u8] = b"t";

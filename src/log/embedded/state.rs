@@ -8,11 +8,11 @@
 //!     still finds its position at or above `low`, misses nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use crossbeam_channel::Sender;
-use rocksdb::DB;
+use rocksdb::{DB, Range};
 
 use super::batch::Header;
 use super::bell::Bell;
@@ -34,6 +34,10 @@ pub(super) struct Shared {
     pub group_changes: AtomicU64,
     /// Asks for a compaction; none when the log is only read.
     pub compaction: Option<Sender<()>>,
+    /// One compaction at a time.
+    pub compacting: Mutex<()>,
+    /// The log is being dropped: background work ends.
+    pub closing: AtomicBool,
     /// Another process writes: everything is read again before it is told.
     pub beside: bool,
     /// Behind `db`: the folder is given free once RocksDB has closed its files.
@@ -65,6 +69,8 @@ pub(super) struct Topic {
     pub compacted: bool,
     pub delete_retention_ms: i64,
     pub max_message_bytes: i64,
+    /// Set before its entries go.
+    pub deleted: AtomicBool,
     pub partitions: Vec<Partition>,
 }
 
@@ -121,6 +127,7 @@ impl Topic {
             compacted: setting(&row, "cleanup.policy").is_some_and(|policy| policy.contains("compact")),
             delete_retention_ms: number("delete.retention.ms", 86_400_000),
             max_message_bytes: number("max.message.bytes", 1_048_588),
+            deleted: AtomicBool::new(false),
             partitions: (0..row.partitions)
                 .map(|partition| Partition::new(Slot { topic: row.number, partition }))
                 .collect(),
@@ -188,9 +195,11 @@ impl Shared {
             group_changes: AtomicU64::new(1),
             beside: compaction.is_none(),
             compaction,
+            compacting: Mutex::default(),
+            closing: AtomicBool::new(false),
             folder,
         };
-        shared.load()?;
+        shared.load(&mut shared.core())?;
         Ok(shared)
     }
 
@@ -204,8 +213,10 @@ impl Shared {
         if !self.beside {
             return Ok(());
         }
+        // Under the lock: two that catch up at once would mix two states.
+        let mut core = self.core();
         self.db.try_catch_up_with_primary().map_err(failed)?;
-        self.load()
+        self.load(&mut core)
     }
 
     /// Refuses to write beside a writer.
@@ -266,47 +277,51 @@ impl Shared {
         partition.stable.store(stable, Ordering::SeqCst);
     }
 
-    fn load(&self) -> Result<(), LogError> {
-        let mut core = self.core();
+    fn load(&self, core: &mut Core) -> Result<(), LogError> {
         core.transactions.clear();
         self.scan(schema::TRANSACTIONS, |key, value| {
             let number = u64::from_be_bytes(key.try_into().ok()?);
             core.transactions.insert(number, schema::decode_row(value)?);
             Some(())
         })?;
-        let last = self.db.get_pinned(schema::LAST_TRANSACTION).map_err(failed)?;
-        core.last_transaction = match last {
-            Some(last) => u64::from_be_bytes(last.as_ref().try_into().map_err(|_| self.corrupt("transaction number"))?),
-            None => 0,
-        };
+        core.last_transaction = self.counter(schema::LAST_TRANSACTION)?;
+        core.last_topic = u32::try_from(self.counter(schema::LAST_TOPIC)?).map_err(|_| self.corrupt("topic number"))?;
         let mut rows: Vec<(Arc<str>, TopicRow)> = Vec::new();
         self.scan(schema::TOPICS, |key, value| {
             rows.push((std::str::from_utf8(key).ok()?.into(), schema::decode_row(value)?));
             Some(())
         })?;
-        self.publish_aborted(&core);
+        self.publish_aborted(core);
         self.forget_topics_but(&rows.iter().map(|(_, row)| row.number).collect());
         for (name, row) in rows {
-            core.last_topic = core.last_topic.max(row.number);
             let number = row.number;
             if self.topic_numbered(number).is_none() {
                 self.add_topic(Topic::new(name, row));
             }
             let topic = self.topic_numbered(number).expect("it has just been added");
             for partition in &topic.partitions {
-                self.load_partition(&core, partition)?;
+                self.load_partition(core, topic.compacted, partition)?;
             }
         }
         Ok(())
     }
 
+    fn counter(&self, key: &[u8]) -> Result<u64, LogError> {
+        let value = self.db.get_pinned(key).map_err(failed)?;
+        let number = value.map(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+        number.unwrap_or(Some(0)).ok_or_else(|| self.corrupt("counter"))
+    }
+
     pub(super) fn forget_topics_but(&self, numbers: &BTreeSet<u32>) {
         let mut topics = self.topics.write().expect("filling a map does not panic");
+        for gone in topics.by_number.values().filter(|topic| !numbers.contains(&topic.row.number)) {
+            gone.deleted.store(true, Ordering::SeqCst);
+        }
         topics.by_number.retain(|number, _| numbers.contains(number));
         topics.by_name.retain(|_, topic| numbers.contains(&topic.row.number));
     }
 
-    fn load_partition(&self, core: &Core, partition: &Partition) -> Result<(), LogError> {
+    fn load_partition(&self, core: &Core, compacted: bool, partition: &Partition) -> Result<(), LogError> {
         let row = self.db.get_pinned(schema::partition(partition.slot)).map_err(failed)?;
         let row = match row {
             Some(row) => PartitionRow::decode(&row).ok_or_else(|| self.corrupt("partition"))?,
@@ -326,6 +341,14 @@ impl Shared {
         };
         batches.status().map_err(failed)?;
         self.publish_end(core, partition, end.max(row.low));
+        if compacted && !self.beside {
+            // What has just been recovered from the write-ahead log is in files, too: an estimate is enough.
+            let [start, clean] = [0, row.clean].map(|base| schema::batch(partition.slot, base));
+            let end = schema::batches_end(partition.slot);
+            let sizes = self.db.get_approximate_sizes(&[Range::new(&start, &clean), Range::new(&clean, &end)]);
+            partition.clean_bytes.store(sizes[0], Ordering::Relaxed);
+            partition.dirty_bytes.store(sizes[1], Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -32,6 +32,7 @@ impl Shared {
                 settings: new.settings.clone(),
             };
             let mut staged = Staged::default();
+            staged.write.put(schema::LAST_TOPIC, u64::from(row.number).to_be_bytes());
             staged.write.put(schema::topic(&new.name), schema::encode_row(&row));
             self.carry_out(&core, staged)?;
             core.last_topic = row.number;
@@ -39,6 +40,33 @@ impl Shared {
             for group in core.groups.values_mut().filter(|group| group.subscribes(&new.name)) {
                 group.rebalance(&|topic| self.partition_count(topic));
             }
+        }
+        self.group_changed();
+        Ok(())
+    }
+
+    /// Deletes a topic with its records and with what groups have committed for it.
+    pub(super) fn delete_topic(&self, name: &str) -> Result<(), LogError> {
+        self.writable()?;
+        let mut core = self.core();
+        let topic = self.topic(name).ok_or_else(|| LogError::UnknownTopic(name.to_owned()))?;
+        let mut staged = Staged::default();
+        staged.write.delete(schema::topic(name));
+        for partition in &topic.partitions {
+            staged.write.delete(schema::partition(partition.slot));
+            staged.write.delete_range(schema::batch(partition.slot, 0), schema::batches_end(partition.slot));
+        }
+        self.scan(schema::OFFSETS, |key, _| {
+            if schema::topic_of_offset(key)? == topic.row.number {
+                staged.write.delete([schema::OFFSETS, key].concat());
+            }
+            Some(())
+        })?;
+        let others = self.all_topics().into_iter().map(|other| other.row.number);
+        self.forget_topics_but(&others.filter(|number| *number != topic.row.number).collect());
+        self.carry_out(&core, staged)?;
+        for group in core.groups.values_mut().filter(|group| group.subscribes(name)) {
+            group.rebalance(&|topic| self.partition_count(topic));
         }
         self.group_changed();
         Ok(())

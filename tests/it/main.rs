@@ -1,0 +1,3 @@
+//! Tests of everything that needs no Kafka, in one binary.
+
+mod embedded_log;
