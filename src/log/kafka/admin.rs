@@ -199,12 +199,11 @@ impl Questions {
 
     /// Creates topics; one that is there already is left as it is.
     pub fn create(&self, topics: &[NewTopic]) -> Result<(), LogError> {
-        let creation = |topic| {
-            let NewTopic { name, partitions, replication_factor, settings } = topic;
+        let mut creations: Vec<Creation<'_>> = Vec::with_capacity(topics.len());
+        for NewTopic { name, partitions, replication_factor, settings } in topics {
             let creation = Creation::new(name, *partitions, TopicReplication::Fixed(replication_factor.unwrap_or(-1)));
-            settings.iter().fold(creation, |creation, (name, value)| creation.set(name, value))
-        };
-        let creations: Vec<Creation<'_>> = topics.iter().map(creation).collect();
+            creations.push(settings.iter().fold(creation, |creation, (name, value)| creation.set(name, value)));
+        }
         if creations.is_empty() {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::arena::Arena;
 use super::errors::{log_error, passing};
 use super::group::{Group, SharedSink, on_rebalance, tell};
-use super::native::{Batch, Client, Code, Message};
+use super::native::{Batch, Client, Code};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::log::{
