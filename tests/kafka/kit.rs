@@ -31,9 +31,9 @@ pub fn topic(log: &KafkaLog, name: &str, partitions: i32, settings: &[(&str, &st
     let settings = settings.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
     log.create(&[NewTopic { name: name.clone(), partitions, replication_factor: None, settings }]).expect("create");
     let topic: Arc<str> = name.into();
-    eventually("the topic has leaders", || {
-        (0..partitions).all(|p| log.watermarks(&TopicPartition::new(&topic, p)).is_ok())
-    });
+    for partition in 0..partitions {
+        patiently("the topic has leaders", || log.watermarks(&TopicPartition::new(&topic, partition)));
+    }
     topic
 }
 
@@ -41,6 +41,18 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !check() {
         assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The result of a call that may fail for a while.
+pub fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, LogError>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match call() {
+            Ok(done) => return done,
+            Err(error) => assert!(Instant::now() < deadline, "not within 30 s: {what}: {error}"),
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -66,6 +78,17 @@ pub fn read_to(reader: &mut dyn Reader, end: i64) -> Vec<Record> {
     });
     assert_eq!(reader.position(), end);
     all
+}
+
+/// The end of a partition once the markers of what was decided stand there: it does not move any more.
+pub fn settled_end(log: &KafkaLog, of: &TopicPartition) -> i64 {
+    let mut last = -1;
+    eventually("markers", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let high = log.watermarks(of).expect("watermarks").high;
+        std::mem::replace(&mut last, high) == high
+    });
+    last
 }
 
 /// A member whose events are taken by the test.

@@ -21,7 +21,10 @@ fn l2_a_transaction_is_visible_as_a_whole_and_ends_are_told() {
     first.appends.push(Append { to: b0.clone(), records: numbered(0..3) });
     first.ends_of = vec![b0.clone(), a1.clone()];
     let receipt = producer.commit(&first).expect("commit");
-    assert_eq!(receipt.ends, vec![(b0.clone(), 4), (a1.clone(), 5)], "records and one marker each");
+    // P12: the marker may stand there or not yet.
+    let ends: Vec<&TopicPartition> = receipt.ends.iter().map(|(of, _)| of).collect();
+    assert_eq!(ends, [&b0, &a1]);
+    assert!([3, 4].contains(&receipt.ends[0].1) && [4, 5].contains(&receipt.ends[1].1), "{receipt:?}");
     let mut reader = log.reader(&a1, 0, Isolation::ReadCommitted, true).expect("reader");
     let records = read_to(&mut *reader, 5);
     assert_eq!(texts(&records), ["one", "headed", "", ""]);
@@ -47,7 +50,7 @@ fn l2_what_is_aborted_stays_invisible_and_too_large_is_named() {
     }
     // The producer goes on; position passes what was aborted.
     producer.commit(&transaction(&small, numbered(10..12))).expect("the producer is usable");
-    let high = log.watermarks(&small).expect("watermarks").high;
+    let high = settled_end(&log, &small);
     let mut reader = log.reader(&small, 0, Isolation::ReadCommitted, false).expect("reader");
     assert_eq!(texts(&read_to(&mut *reader, high)), ["10", "11"]);
     let mut all = log.reader(&small, 0, Isolation::ReadUncommitted, false).expect("reader");
@@ -75,7 +78,7 @@ fn a_fenced_producer_is_told_and_recovers() {
     new.commit(&transaction(&of, numbered(2..3))).expect("the new holder");
     old.recover().expect("recover");
     old.commit(&transaction(&of, numbered(3..4))).expect("after recover");
-    let high = log.watermarks(&of).expect("watermarks").high;
+    let high = settled_end(&log, &of);
     let mut reader = log.reader(&of, 0, Isolation::ReadCommitted, false).expect("reader");
     assert_eq!(texts(&read_to(&mut *reader, high)), ["0", "2", "3"]);
 }
@@ -137,8 +140,7 @@ fn p15_committed_positions_carry_metadata_and_may_be_unstable() {
     producer.commit(&first).expect("commit");
     let committed = |position, metadata: &str| Some(Committed { position, metadata: metadata.to_owned() });
     let expected = vec![committed(5, "tx-1 17 127.0.0.1:80"), None, committed(0, "")];
-    eventually("stable", || log.committed(&group, &of, true).is_ok());
-    assert_eq!(log.committed(&group, &of, true).expect("committed"), expected);
+    assert_eq!(patiently("stable", || log.committed(&group, &of, true)), expected);
     joined.member.commit(&[offset(&of[1], 3, "claimed")], &membership).expect("plain commit");
     assert_eq!(log.committed(&group, &of[1..2], false).expect("committed"), vec![committed(3, "claimed")]);
     let stale = Membership(Bytes::from_static(b"stale"));
@@ -153,8 +155,7 @@ fn p15_committed_positions_carry_metadata_and_may_be_unstable() {
     }
     assert_eq!(log.committed(&group, &of[..1], false).expect("unstable is asked for"), expected[..1]);
     log.fence(&id).expect("fence");
-    eventually("stable again", || log.committed(&group, &of, true).is_ok());
-    assert_eq!(log.committed(&group, &of[..1], true).expect("stable"), expected[..1]);
+    assert_eq!(patiently("stable again", || log.committed(&group, &of[..1], true)), expected[..1]);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn p2_a_stale_membership_aborts_the_transaction() {
     }
     zombie.membership = new;
     producer.commit(&zombie).expect("with the membership of now");
-    let high = log.watermarks(&out).expect("watermarks").high;
+    let high = settled_end(&log, &out);
     let mut reader = log.reader(&out, 0, Isolation::ReadCommitted, false).expect("reader");
     assert_eq!(texts(&read_to(&mut *reader, high)), ["0", "1", "2", "3", "4"], "only the second attempt");
     second.leave();

@@ -15,7 +15,7 @@ fn impatient(servers: &str) -> KafkaLog {
 
 fn retriable<T: std::fmt::Debug>(what: &str, result: Result<T, LogError>) {
     match result {
-        Err(LogError::Retriable(why)) => eprintln!("{what}: {why}"),
+        Err(LogError::Retriable(why)) => assert!(why.contains("127.0.0.1:"), "{what}: {why}"),
         other => panic!("{what}: {other:?}"),
     }
 }
@@ -25,8 +25,8 @@ fn without_a_broker_calls_fail_in_time_and_name_it() {
     let log = impatient("127.0.0.1:9");
     let of = TopicPartition::new(&"any".into(), 0);
     let begun = Instant::now();
-    let told = log.watermarks(&of).expect_err("no broker").to_string();
-    assert!(told.contains("127.0.0.1:9"), "{told}");
+    let why = log.watermarks(&of).expect_err("no broker").to_string();
+    assert!(why.contains("127.0.0.1:9"), "{why}");
     retriable("watermarks", log.watermarks(&of));
     retriable("describe", log.describe(&["any"]));
     retriable("committed", log.committed("group", std::slice::from_ref(&of), true));
@@ -38,13 +38,9 @@ fn without_a_broker_calls_fail_in_time_and_name_it() {
     let joined = join(&log, "group", &["any".into()], &[]);
     match joined.events.recv_timeout(Duration::from_secs(10)).expect("trouble is told") {
         MemberEvent::Trouble(why) => assert!(why.contains("127.0.0.1:9"), "{why}"),
-        other => panic!("{}", told_event(&other)),
+        other => panic!("{}", told(&other)),
     }
     joined.leave();
-}
-
-fn told_event(event: &MemberEvent) -> String {
-    told(event)
 }
 
 #[test]
@@ -69,11 +65,10 @@ fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
     eprintln!("without a broker: {error}");
     retriable("recover", producer.recover());
     broker.restart().expect("restart");
-    eventually("recovered", || producer.recover().is_ok());
-    eventually("stable", || log.committed(&group, std::slice::from_ref(&of), true).is_ok());
-    let told = log.committed(&group, std::slice::from_ref(&of), true).expect("committed");
-    let metadata = told[0].clone().expect("there is one").metadata;
-    let high = log.watermarks(&of).expect("watermarks").high;
+    patiently("recovered", || producer.recover());
+    let found = patiently("stable", || log.committed(&group, std::slice::from_ref(&of), true));
+    let metadata = found[0].clone().expect("there is one").metadata;
+    let high = settled_end(&log, &of);
     let mut reader = log.reader(&of, 0, Isolation::ReadCommitted, false).expect("reader");
     let last = texts(&read_to(&mut *reader, high)).pop().expect("a record");
     assert_eq!(metadata, format!("tx-outage {last}"), "records and positions agree");
@@ -89,7 +84,7 @@ fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
             match event {
                 MemberEvent::Fetched(fetched) => seen.extend(texts(&fetched.records)),
                 MemberEvent::Assigned { partitions, .. } if !partitions.is_empty() => joined.member.start(of.clone(), 0, 8),
-                other => eprintln!("{}", told_event(&other)),
+                other => eprintln!("{}", told(&other)),
             }
         }
         seen.last().is_some_and(|last| last == "after")

@@ -22,8 +22,10 @@ use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::log::{Committed, LogError, NewTopic, TopicDescription, TopicPartition, Watermarks};
 
-/// How long a question about stable positions waits before it says that they are not.
-const STABLE: Duration = Duration::from_secs(3);
+/// How long a question about stable positions waits: librdkafka asks again by itself until then.
+const STABLE: Duration = Duration::from_secs(2);
+/// How long the search for the unstable one waits at each.
+const SEARCH: Duration = Duration::from_millis(300);
 
 /// A client and what it heard.
 struct Asker {
@@ -60,6 +62,13 @@ pub struct Questions {
     admin: AdminClient<AdminWatch>,
 }
 
+fn code_of(error: &KafkaError) -> Code {
+    match error {
+        KafkaError::AdminOp(code) | KafkaError::OffsetFetch(code) => *code,
+        other => other.rdkafka_error_code().unwrap_or(Code::Fail),
+    }
+}
+
 /// Passes the safe client's words on to tracing.
 #[derive(Clone)]
 struct AdminWatch(Arc<Watch>);
@@ -70,7 +79,7 @@ impl ClientContext for AdminWatch {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error.rdkafka_error_code().unwrap_or(Code::Fail), reason.to_owned());
+        self.0.error(code_of(&error), reason.to_owned());
     }
 }
 
@@ -90,8 +99,10 @@ impl Questions {
     }
 
     fn admin_error(&self, what: &str, error: &KafkaError) -> LogError {
-        let text = self.admin.inner().context().0.explain(&format!("{what}: {error}"));
-        log_error(error.rdkafka_error_code().unwrap_or(Code::Fail), text)
+        // The safe client does not hear errors of the network; the other handle talks to the same brokers.
+        self.plain.ask();
+        let text = self.plain.watch.explain(&format!("{what}: {error}"));
+        log_error(code_of(error), text)
     }
 
     /// Low and high watermark, undecided transactions included.
@@ -139,7 +150,9 @@ impl Questions {
         let timeout = if stable { STABLE.min(self.options.call_timeout) } else { self.options.call_timeout };
         let told = match asker.ask().committed(of, timeout) {
             Ok(told) => told,
-            Err(failure) if failure.code == Code::UnstableOffsetCommit => return Err(LogError::Unstable(of[0].clone())),
+            Err(failure) if stable && matches!(failure.code, Code::OperationTimedOut | Code::UnstableOffsetCommit) => {
+                return Err(self.unstable(&asker, group, of, &failure));
+            }
             Err(failure) => return Err(asker.failure(&format!("committed positions of {group}"), &failure)),
         };
         let one = |of: &TopicPartition| {
@@ -154,6 +167,18 @@ impl Questions {
             }
         };
         of.iter().map(one).collect()
+    }
+
+    /// Tells positions that are not stable from a coordinator that does not answer.
+    fn unstable(&self, stable: &Asker, group: &str, of: &[TopicPartition], failure: &native::Failure) -> LogError {
+        if let Err(error) = self.committed(group, of, false) {
+            return error;
+        }
+        let blocked = of.iter().find(|of| stable.client.committed(std::slice::from_ref(*of), SEARCH).is_err());
+        match blocked {
+            Some(of) => LogError::Unstable(of.clone()),
+            None => stable.failure(&format!("committed positions of {group}"), failure),
+        }
     }
 
     /// The topics of these names.
@@ -232,8 +257,8 @@ impl Questions {
         for element in purged.elements() {
             if let Err(error) = element.error() {
                 let what = format!("delete records of {}-{}", element.topic(), element.partition());
-                return Err(match error.rdkafka_error_code() {
-                    Some(Code::OffsetOutOfRange) => {
+                return Err(match code_of(&error) {
+                    Code::OffsetOutOfRange => {
                         LogError::OutOfRange(TopicPartition::new(&element.topic().into(), element.partition()), -1)
                     }
                     _ => self.admin_error(&what, &error),

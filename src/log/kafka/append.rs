@@ -36,14 +36,18 @@ impl Appender {
     /// Appends and waits for the offsets.
     pub fn append(&mut self, append: &Append) -> Result<Vec<i64>, LogError> {
         let what = format!("append to {}", append.to);
-        let told = |code: Code| log_error(code, self.watch.explain(&format!("{what}: {code}")));
+        let first = self.next;
+        self.next += append.records.len();
+        let told = |code: Code| {
+            self.listen();
+            log_error(code, self.watch.explain(&format!("{what}: {code}")))
+        };
         let partitions = self.client.learn(&append.to.topic, self.timeout).map_err(|failure| told(failure.code))?;
         if append.to.partition >= partitions {
             return Err(LogError::UnknownTopic(append.to.to_string()));
         }
         let mut reports: Vec<Option<(i64, Code)>> = vec![None; append.records.len()];
-        let (first, mut enqueued) = (self.next, 0);
-        self.next += append.records.len();
+        let mut enqueued = 0;
         // Reports come at the latest when the records time out; the rest is margin.
         let deadline = clock::now() + self.timeout + Duration::from_secs(5);
         let mut refused = None;
@@ -79,6 +83,13 @@ impl Appender {
             None => Err(told(Code::OperationTimedOut)),
         };
         reports.into_iter().map(offset).collect()
+    }
+
+    /// Hears what happened while nobody served the handle.
+    fn listen(&self) {
+        for _ in 0..32 {
+            self.client.serve(Duration::ZERO, &mut |_| {});
+        }
     }
 
     fn enqueue(&self, append: &Append, from: usize, first: usize) -> (usize, Option<Code>) {

@@ -67,6 +67,7 @@ impl KafkaMember {
             with_headers: join.with_headers,
             arena: Arena::default(),
             told: HashSet::new(),
+            next: HashMap::new(),
             call_timeout: options.call_timeout,
         };
         let thread = std::thread::Builder::new().name(format!("member-{}", join.client_id)).spawn(move || poller.run());
@@ -130,6 +131,7 @@ struct Poller {
     with_headers: Vec<Arc<str>>,
     arena: Arena,
     told: HashSet<String>,
+    next: HashMap<TopicPartition, i64>,
     call_timeout: Duration,
 }
 
@@ -195,6 +197,7 @@ impl Poller {
         let mut positions = Vec::with_capacity(starts.len());
         for (of, position, epoch) in starts {
             if self.group.set_epoch(&of, Some(epoch)) {
+                self.next.insert(of.clone(), position);
                 positions.push((of, position));
             }
         }
@@ -268,15 +271,29 @@ impl Poller {
                 if !self.told.is_empty() {
                     self.told.clear();
                 }
+                if let (Some(next), Some(last)) = (self.next.get_mut(&of), records.last()) {
+                    *next = last.offset + 1;
+                }
                 tell(&self.sink, MemberEvent::Fetched(Fetched { of, epoch, records }));
             }
         }
         for (code, of, text) in failures {
             match of {
                 Some((of, true)) => self.stop(code, &of, &text),
-                Some((of, false)) => self.trouble(code, Some(&of), &text),
+                Some((of, false)) => {
+                    self.go_back(&of);
+                    self.trouble(code, Some(&of), &text);
+                }
                 None => self.trouble(code, None, &text),
             }
+        }
+    }
+
+    /// librdkafka's batch calls count an error as a record; a pause would then go on one too far (M3).
+    fn go_back(&mut self, of: &TopicPartition) {
+        if let Some(next) = self.next.get(of) {
+            // When it cannot be moved it has stopped, and the trouble told says so.
+            let _ = self.client.seek(&[(of.clone(), *next)], SEEK);
         }
     }
 

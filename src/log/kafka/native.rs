@@ -272,14 +272,6 @@ impl Handle {
         Ok(List::read(list.0))
     }
 
-    /// The next offset that will be handed out, or a negative mark.
-    pub fn position(&self, of: &TopicPartition) -> i64 {
-        let list = List::positions(&[(of.clone(), 0)]);
-        // SAFETY: as above.
-        let done = plain(unsafe { sys::rd_kafka_position(self.0, list.0) });
-        if done.is_err() { -1 } else { List::read(list.0).first().map_or(-1, |e| e.offset) }
-    }
-
     /// The group metadata of now, serialised; empty when there is none.
     pub fn membership(&self) -> Bytes {
         // SAFETY: the metadata and the buffer are ours, read and freed once.

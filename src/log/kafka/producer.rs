@@ -42,6 +42,7 @@ struct Served {
     watch: Arc<Watch>,
     stop: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<String>>>,
+    spoiled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,11 +52,14 @@ impl Served {
         let client = Client::open(false, &settings::transactional(options, id), Arc::clone(&watch), None).map_err(LogError::Fatal)?;
         let client = Arc::new(client);
         let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
-        let (served, stopped, failures) = (Arc::clone(&client), Arc::clone(&stop), Arc::clone(&failed));
+        let spoiled = Arc::new(AtomicBool::new(false));
+        let (served, stopped) = (Arc::clone(&client), Arc::clone(&stop));
+        let (failures, spoils) = (Arc::clone(&failed), Arc::clone(&spoiled));
         let serve = move || {
             while !stopped.load(Ordering::SeqCst) {
                 served.serve(Duration::from_millis(200), &mut |report| {
                     let purged = matches!(report.code, Code::PurgeQueue | Code::PurgeInflight);
+                    spoils.fetch_or(report.code != Code::NoError, Ordering::SeqCst);
                     if report.code != Code::NoError && !purged {
                         let mut first = failures.lock().unwrap_or_else(PoisonError::into_inner);
                         first.get_or_insert_with(|| format!("a record to {}: {}", report.place, report.code));
@@ -65,7 +69,7 @@ impl Served {
         };
         let thread = std::thread::Builder::new().name(format!("reports-{id}")).spawn(serve);
         let thread = thread.map_err(|error| LogError::Retriable(format!("no thread for delivery reports: {error}")))?;
-        Ok(Served { client, watch, stop, failed, thread: Some(thread) })
+        Ok(Served { client, watch, stop, failed, spoiled, thread: Some(thread) })
     }
 
     fn init(&self, id: &str, deadline: Instant) -> Result<(), LogError> {
@@ -154,6 +158,10 @@ impl KafkaProducer {
         if let Err(failure) = served.client.flush(left) {
             return Err(self.abort(served, "flush", &failure));
         }
+        if let Some(record) = served.failed_record() {
+            let failure = Failure { code: Code::Fail, text: record, fatal: false, retriable: false, abortable: true };
+            return Err(self.abort(served, "produce", &failure));
+        }
         if let Some((_, text)) = served.client.fatal() {
             return Err(CommitError::Fenced(served.watch.explain(&text)));
         }
@@ -233,8 +241,9 @@ impl Producer for KafkaProducer {
             self.known.clear();
         }
         let undisturbed = served.watch.disturbances() == before;
-        // K1: also after a commit, as a delayed request of it may still arrive.
-        if undisturbed && !self.undecided {
+        // K1: also after a commit, as a delayed request of it may still arrive. A record that has failed leaves a gap
+        // in its partition's sequence, over which this handle's next transaction would stumble.
+        if undisturbed && !self.undecided && !served.spoiled.load(Ordering::SeqCst) {
             self.served = Some(served);
         }
         result.map(|()| Receipt { ends: self.questions.ends(&transaction.ends_of) })

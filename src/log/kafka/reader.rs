@@ -1,6 +1,6 @@
 //! Reads one partition outside of any group: restores, standbys, observers.
 //!
-//! R1: the position passes control and aborted records once they were polled, so that it reaches the end (protocol P12).
+//! R1: the position passes control and aborted records at the end of what can be read, so that it reaches it (protocol P12).
 //! R2: an error that follows records is told by the next call; no record is skipped.
 
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Reader for KafkaReader {
                     records.push(self.arena.record(&message, self.headers));
                     self.position = message.offset() + 1;
                 }
-                // R1
+                // R1: librdkafka's own position is no help: its batch calls count this very event as a record.
                 Code::PartitionEOF => self.position = self.position.max(message.offset()),
                 code => {
                     failed = self.error(code, &message.error_text());
@@ -83,10 +83,6 @@ impl Reader for KafkaReader {
                     }
                 }
             }
-        }
-        if failed.is_none() {
-            // R1: librdkafka moves its own position over control records that it did not hand out.
-            self.position = self.position.max(self.client.position(&self.of));
         }
         batch.clear();
         self.batch = batch;

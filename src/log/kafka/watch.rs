@@ -1,10 +1,11 @@
 //! What librdkafka says on the side: errors and log lines of a handle, kept for messages and passed on to tracing.
 //!
-//! W1: every error that may have touched a request on its way counts as a disturbance (protocol P7).
+//! W1: every error of the network that may have touched a request on its way counts as a disturbance (protocol P7).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::errors::passing;
 use super::native::Code;
 
 /// Listens to one handle.
@@ -32,7 +33,9 @@ impl Watch {
     /// An error event of the handle.
     pub fn error(&self, code: Code, text: String) {
         tracing::debug!(handle = %self.name, code = ?code, "{text}");
-        self.disturbances.fetch_add(1, Ordering::SeqCst);
+        if passing(code) || matches!(code, Code::SSL | Code::Authentication) {
+            self.disturbances.fetch_add(1, Ordering::SeqCst);
+        }
         if code != Code::AllBrokersDown {
             *lock(&self.last) = Some(text.clone());
         }
@@ -44,7 +47,7 @@ impl Watch {
 
     /// A log line of the handle, with syslog's level.
     pub fn log(&self, level: i32, facility: &str, line: &str) {
-        if matches!(facility, "FAIL" | "REQTMOUT" | "TXNERR" | "TXNFAIL" | "TIMEOUT") {
+        if matches!(facility, "FAIL" | "REQTMOUT" | "TIMEOUT") {
             self.disturbances.fetch_add(1, Ordering::SeqCst);
         }
         match level {
