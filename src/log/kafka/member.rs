@@ -1,0 +1,340 @@
+//! Step 2 of 8, the Kafka side: one thread polls always, hands out records and takes part in rebalances.
+//!
+//! M1: commands are carried out between polls, in order, so that each record carries the epoch of the start it follows (L1).
+//! M2: a partition is delivered only while it is owned and started; records that slip through before are dropped, and
+//!     fetched again from the start's position.
+//! M3: a record that cannot be read stops its partition and is told; nothing after it is delivered.
+//! M4: the thread runs no code of others but the sink.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::arena::Arena;
+use super::errors::{log_error, passing};
+use super::group::{Group, SharedSink, on_rebalance, tell};
+use super::native::{Batch, Client, Code};
+use super::settings::{self, KafkaOptions};
+use super::watch::Watch;
+use crate::log::{
+    EventSink, Fetched, Join, LogError, Member, MemberEvent, Membership, OffsetCommit, Record, TopicPartition,
+};
+
+/// Messages taken by one poll, at most.
+const BATCH: usize = 4096;
+/// How long an idle poll waits; a command wakes it.
+const IDLE: Duration = Duration::from_millis(50);
+/// How long the start of a partition may take.
+const SEEK: Duration = Duration::from_secs(5);
+
+enum Command {
+    Start(TopicPartition, i64, u64),
+    Pause(Vec<TopicPartition>),
+    Resume(Vec<TopicPartition>),
+    Leave,
+}
+
+/// A member of the group.
+pub struct KafkaMember {
+    client: Arc<Client>,
+    watch: Arc<Watch>,
+    group: Arc<Group>,
+    commands: Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl KafkaMember {
+    /// Subscribes and starts the thread; does not wait for the broker.
+    pub fn open(options: &KafkaOptions, join: Join, sink: EventSink) -> Result<KafkaMember, LogError> {
+        let watch = Arc::new(Watch::new(&join.client_id));
+        let group = Arc::new(Group::new(&join.topics));
+        let sink: SharedSink = Arc::new(Mutex::new(sink));
+        let settings = settings::member(options, &join.group, &join.client_id);
+        let rebalance = on_rebalance(Arc::clone(&group), Arc::clone(&sink));
+        let client = Client::open(true, &settings, Arc::clone(&watch), Some(rebalance)).map_err(LogError::Fatal)?;
+        let client = Arc::new(client);
+        client.subscribe(&join.topics).map_err(|failure| LogError::Fatal(failure.text))?;
+        let (commands, received) = unbounded();
+        let poller = Poller {
+            client: Arc::clone(&client),
+            watch: Arc::clone(&watch),
+            group: Arc::clone(&group),
+            sink,
+            commands: received,
+            with_headers: join.with_headers,
+            arena: Arena::default(),
+            told: HashSet::new(),
+            next: HashMap::new(),
+            call_timeout: options.call_timeout,
+        };
+        let thread = std::thread::Builder::new().name(format!("member-{}", join.client_id)).spawn(move || poller.run());
+        let thread = thread.map_err(|error| LogError::Retriable(format!("no thread for the member: {error}")))?;
+        Ok(KafkaMember { client, watch, group, commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    fn send(&self, command: Command) {
+        // A member that has left takes no commands, and needs none.
+        let _ = self.commands.send(command);
+        self.client.wake();
+    }
+}
+
+impl Member for KafkaMember {
+    fn start(&self, partition: TopicPartition, position: i64, epoch: u64) {
+        self.send(Command::Start(partition, position, epoch));
+    }
+
+    fn pause(&self, partitions: Vec<TopicPartition>) {
+        self.send(Command::Pause(partitions));
+    }
+
+    fn resume(&self, partitions: Vec<TopicPartition>) {
+        self.send(Command::Resume(partitions));
+    }
+
+    fn commit(&self, offsets: &[OffsetCommit], membership: &Membership) -> Result<(), LogError> {
+        self.group.while_member(offsets, membership, || {
+            let list = offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
+            let explain = |code: Code, text: &str| log_error(code, self.watch.explain(&format!("commit: {text}")));
+            let committed = self.client.commit(list).map_err(|failure| explain(failure.code, &failure.text))?;
+            match committed.iter().find(|e| e.code != Code::NoError) {
+                Some(e) => Err(explain(e.code, &format!("{}-{}: {}", e.topic, e.partition, e.code))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn leave(&self) {
+        self.send(Command::Leave);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the member's thread has panicked");
+        }
+    }
+}
+
+impl Drop for KafkaMember {
+    fn drop(&mut self) {
+        self.send(Command::Leave);
+    }
+}
+
+struct Poller {
+    client: Arc<Client>,
+    watch: Arc<Watch>,
+    group: Arc<Group>,
+    sink: SharedSink,
+    commands: Receiver<Command>,
+    with_headers: Vec<Arc<str>>,
+    arena: Arena,
+    told: HashSet<String>,
+    next: HashMap<TopicPartition, i64>,
+    call_timeout: Duration,
+}
+
+/// What one poll brought of one partition.
+struct Run {
+    topic_mark: usize,
+    partition: i32,
+    of: TopicPartition,
+    epoch: Option<u64>,
+    headers: bool,
+    stopped: bool,
+    records: Vec<Record>,
+}
+
+impl Poller {
+    fn run(mut self) {
+        let mut batch = Batch::default();
+        while self.obey() {
+            // A batch call waits until the batch is full: the first is waited for, the others only taken along.
+            if self.client.consume(1, IDLE, &mut batch) > 0 {
+                self.client.consume(BATCH - 1, Duration::ZERO, &mut batch);
+                self.deliver(&batch);
+                batch.clear();
+            }
+            for (code, text) in self.watch.news() {
+                self.trouble(code, None, &text);
+            }
+        }
+        batch.clear();
+        if let Err(failure) = self.client.close() {
+            tracing::warn!("leaving the group: {}", failure.text);
+        }
+    }
+
+    /// Carries the commands out (M1); false when the member is to leave.
+    fn obey(&mut self) -> bool {
+        let mut starts = Vec::new();
+        let mut stay = true;
+        while let Ok(command) = self.commands.try_recv() {
+            if !matches!(command, Command::Start(..)) {
+                self.start(std::mem::take(&mut starts));
+            }
+            match command {
+                Command::Start(of, position, epoch) => {
+                    if starts.iter().any(|(started, _, _)| *started == of) {
+                        self.start(std::mem::take(&mut starts));
+                    }
+                    starts.push((of, position, epoch));
+                }
+                Command::Pause(partitions) => self.pause(&partitions, true),
+                Command::Resume(partitions) => self.pause(&partitions, false),
+                Command::Leave => {
+                    stay = false;
+                    break;
+                }
+            }
+        }
+        self.start(starts);
+        stay
+    }
+
+    fn start(&mut self, starts: Vec<(TopicPartition, i64, u64)>) {
+        let mut positions = Vec::with_capacity(starts.len());
+        for (of, position, epoch) in starts {
+            if self.group.set_epoch(&of, Some(epoch)) {
+                self.next.insert(of.clone(), position);
+                positions.push((of, position));
+            }
+        }
+        if positions.is_empty() {
+            return;
+        }
+        let elements = self.client.seek(&positions, SEEK);
+        let good = |of: &TopicPartition| match &elements {
+            Ok(all) => all.iter().any(|e| e.code == Code::NoError && e.partition == of.partition && *e.topic == *of.topic),
+            Err(_) => false,
+        };
+        for position in positions.iter().filter(|(of, _)| !good(of)) {
+            // A partition that stopped after an error cannot be moved, only taken up anew.
+            let one = std::slice::from_ref(position);
+            let again = self.client.assign_less(one).and_then(|()| self.client.assign_more(one));
+            if let Err(failure) = again {
+                self.trouble(failure.code, Some(&position.0), &format!("start at {}: {}", position.1, failure.text));
+            }
+        }
+        if let Err(failure) = self.client.pause(&positions, false) {
+            self.trouble(failure.code, None, &format!("resume: {}", failure.text));
+        }
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition], pause: bool) {
+        // A partition that is not started has no position to resume from.
+        let started = |of: &&TopicPartition| self.group.epoch(of).is_some();
+        let list: Vec<_> = partitions.iter().filter(started).map(|of| (of.clone(), -1001)).collect();
+        if list.is_empty() {
+            return;
+        }
+        if let Err(failure) = self.client.pause(&list, pause) {
+            self.trouble(failure.code, None, &format!("pause or resume: {}", failure.text));
+        }
+    }
+
+    fn deliver(&mut self, batch: &Batch) {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut names: HashMap<usize, Arc<str>> = HashMap::new();
+        let (mut at, mut failures) = (usize::MAX, Vec::new());
+        for message in batch.iter() {
+            let (topic_mark, partition) = (message.topic_mark(), message.partition());
+            if topic_mark == 0 {
+                failures.push((message.code(), None, message.error_text()));
+                continue;
+            }
+            let same = |run: &Run| run.topic_mark == topic_mark && run.partition == partition;
+            if !runs.get(at).is_some_and(same) {
+                at = runs.iter().position(same).unwrap_or(runs.len());
+                if at == runs.len() {
+                    let name = names.entry(topic_mark).or_insert_with(|| self.group.name(&message.topic()));
+                    let of = TopicPartition::new(name, partition);
+                    let (epoch, headers) = (self.group.epoch(&of), self.with_headers.contains(name));
+                    runs.push(Run { topic_mark, partition, of, epoch, headers, stopped: false, records: Vec::new() });
+                }
+            }
+            let run = &mut runs[at];
+            match message.code() {
+                Code::NoError if run.epoch.is_none() || run.stopped => {} // M2, M3
+                Code::NoError => run.records.push(self.arena.record(&message, run.headers)),
+                Code::PartitionEOF => {}
+                _ if run.epoch.is_none() || run.stopped => {}
+                code => {
+                    run.stopped = !passing(code) && !elsewhere(code);
+                    failures.push((code, Some((run.of.clone(), run.stopped)), message.error_text()));
+                }
+            }
+        }
+        for Run { of, epoch, records, .. } in runs {
+            if let (Some(epoch), false) = (epoch, records.is_empty()) {
+                if !self.told.is_empty() {
+                    self.told.clear();
+                }
+                if let (Some(next), Some(last)) = (self.next.get_mut(&of), records.last()) {
+                    *next = last.offset + 1;
+                }
+                tell(&self.sink, MemberEvent::Fetched(Fetched { of, epoch, records }));
+            }
+        }
+        for (code, of, text) in failures {
+            match of {
+                Some((of, true)) => self.stop(code, &of, &text),
+                Some((of, false)) => {
+                    self.go_back(&of);
+                    self.trouble(code, Some(&of), &text);
+                }
+                None => self.trouble(code, None, &text),
+            }
+        }
+    }
+
+    /// librdkafka's batch calls count an error as a record; a pause would then go on one too far (M3).
+    fn go_back(&mut self, of: &TopicPartition) {
+        if let Some(next) = self.next.get(of) {
+            // When it cannot be moved it has stopped, and the trouble told says so.
+            let _ = self.client.seek(&[(of.clone(), *next)], SEEK);
+        }
+    }
+
+    /// M3: the partition stands still until it is started again.
+    fn stop(&mut self, code: Code, of: &TopicPartition, text: &str) {
+        self.group.set_epoch(of, None);
+        // A failure to pause is harmless: without an epoch nothing is delivered.
+        let _ = self.client.pause(&[(of.clone(), -1001)], true);
+        let error = match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                let low = self.client.watermarks(of, self.call_timeout).map_or(-1, |(low, _)| low);
+                LogError::OutOfRange(of.clone(), low)
+            }
+            code => log_error(code, format!("{of} cannot be read on: {text}")),
+        };
+        tell(&self.sink, MemberEvent::Failed(error));
+    }
+
+    /// Tells a trouble once until something else happens.
+    fn trouble(&mut self, code: Code, of: Option<&TopicPartition>, text: &str) {
+        if code == Code::Fatal {
+            let text = self.client.fatal().map_or_else(|| text.to_owned(), |(_, text)| text);
+            tell(&self.sink, MemberEvent::Failed(LogError::Fatal(text)));
+            return;
+        }
+        let place = of.map_or(String::new(), |of| format!("{of}: "));
+        if self.told.insert(format!("{place}{code:?}")) {
+            tell(&self.sink, MemberEvent::Trouble(format!("{place}{text}")));
+        }
+    }
+}
+
+/// Errors that name a topic or its rights and pass when an operator has put it right.
+fn elsewhere(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::PollExceeded
+    )
+}

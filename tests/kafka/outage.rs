@@ -1,0 +1,93 @@
+//! A broker that goes away, comes back, or stands still.
+
+use std::time::{Duration, Instant};
+
+use tidegate::log::kafka::{KafkaLog, KafkaOptions};
+use tidegate::log::*;
+
+use crate::broker::Broker;
+use crate::kit::*;
+
+fn impatient(servers: &str) -> KafkaLog {
+    let call_timeout = Duration::from_secs(2);
+    KafkaLog::connect(KafkaOptions { call_timeout, ..KafkaOptions::new(servers) }).expect("options are good")
+}
+
+fn retriable<T: std::fmt::Debug>(what: &str, result: Result<T, LogError>) {
+    match result {
+        Err(LogError::Retriable(why)) => assert!(why.contains("127.0.0.1:"), "{what}: {why}"),
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+#[test]
+fn without_a_broker_calls_fail_in_time_and_name_it() {
+    let log = impatient("127.0.0.1:9");
+    let of = TopicPartition::new(&"any".into(), 0);
+    let begun = Instant::now();
+    let why = log.watermarks(&of).expect_err("no broker").to_string();
+    assert!(why.contains("127.0.0.1:9"), "{why}");
+    retriable("watermarks", log.watermarks(&of));
+    retriable("describe", log.describe(&["any"]));
+    retriable("committed", log.committed("group", std::slice::from_ref(&of), true));
+    retriable("append", log.append(Append { to: of.clone(), records: numbered(0..1) }));
+    retriable("producer", log.producer("tx").map(drop));
+    retriable("create", log.create(&[NewTopic { name: "any".into(), partitions: 1, replication_factor: None, settings: Vec::new() }]));
+    retriable("purge", log.purge(&[(of.clone(), 1)]));
+    assert!(begun.elapsed() < Duration::from_secs(60), "calls are bounded by their timeout");
+    let joined = join(&log, "group", &["any".into()], &[]);
+    match joined.events.recv_timeout(Duration::from_secs(10)).expect("trouble is told") {
+        MemberEvent::Trouble(why) => assert!(why.contains("127.0.0.1:9"), "{why}"),
+        other => panic!("{}", told(&other)),
+    }
+    joined.leave();
+}
+
+#[test]
+fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
+    let broker = Broker::start().expect("broker");
+    let log = impatient(&broker.servers());
+    let source = topic(&log, "outage", 1, &[]);
+    let of = TopicPartition::new(&source, 0);
+    let group = unique("group");
+    let joined = join(&log, &group, &[source.clone()], &[]);
+    let (_, membership) = joined.assigned();
+    let mut producer = log.producer("tx-outage").expect("producer");
+    let numbered_commit = |n: usize| {
+        let mut transaction = transaction(&of, numbered(n..n + 1));
+        transaction.offsets = vec![offset(&of, 0, &format!("tx-outage {n}"))];
+        transaction.membership = membership.clone();
+        transaction
+    };
+    producer.commit(&numbered_commit(0)).expect("commit");
+    broker.kill();
+    let error = producer.commit(&numbered_commit(1)).expect_err("no broker");
+    eprintln!("without a broker: {error}");
+    retriable("recover", producer.recover());
+    broker.restart().expect("restart");
+    patiently("recovered", || producer.recover());
+    let found = patiently("stable", || log.committed(&group, std::slice::from_ref(&of), true));
+    let metadata = found[0].clone().expect("there is one").metadata;
+    let high = settled_end(&log, &of);
+    let mut reader = log.reader(&of, 0, Isolation::ReadCommitted, false).expect("reader");
+    let last = texts(&read_to(&mut *reader, high)).pop().expect("a record");
+    assert_eq!(metadata, format!("tx-outage {last}"), "records and positions agree");
+    if !matches!(error, CommitError::Unknown(_)) {
+        assert_eq!(last, "0", "certainly not committed: {error}");
+    }
+    // The member goes on by itself.
+    joined.member.start(of.clone(), 0, 7);
+    log.append(Append { to: of.clone(), records: vec![record("k", "after")] }).expect("append");
+    let mut seen = Vec::new();
+    eventually("records after the outage", || {
+        while let Ok(event) = joined.events.try_recv() {
+            match event {
+                MemberEvent::Fetched(fetched) => seen.extend(texts(&fetched.records)),
+                MemberEvent::Assigned { partitions, .. } if !partitions.is_empty() => joined.member.start(of.clone(), 0, 8),
+                other => eprintln!("{}", told(&other)),
+            }
+        }
+        seen.last().is_some_and(|last| last == "after")
+    });
+    joined.leave();
+}
