@@ -87,8 +87,8 @@ impl Rules {
     /// # Errors
     /// [`RulesError`], which names the file and the rule.
     pub fn read(path: &Path) -> Result<Rules, RulesError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| RulesError::Unreadable { path: path.to_owned(), error })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| RulesError::Unreadable { path: path.to_owned(), error })?;
         Rules::parse(&text, path)
     }
 
@@ -99,9 +99,10 @@ impl Rules {
         };
         let file: File = toml::from_str(text).map_err(malformed)?;
         let read = |(index, raw): (usize, toml::Value)| {
-            raw.try_into::<RawRule>().map_err(|error| error.to_string().trim_end().to_owned()).and_then(Rule::new).map_err(
-                |message| RulesError::Rule { path: path.to_owned(), number: index + 1, message },
-            )
+            raw.try_into::<RawRule>()
+                .map_err(|error| error.to_string().trim_end().to_owned())
+                .and_then(Rule::new)
+                .map_err(|message| RulesError::Rule { path: path.to_owned(), number: index + 1, message })
         };
         let rules = file.rule.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
         Ok(Rules { rules, waits: true })

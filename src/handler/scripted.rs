@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{Context, Failure, Handler, Outcome};
 use crate::event::{Action, Event};
-use crate::json::{JsonEvent, bytes_of};
+use crate::json::{JsonEvent, bytes_of, object};
 
 /// Does what each event's payload says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,8 +30,8 @@ impl Scripted {
 
 impl Handler for Scripted {
     async fn handle(&self, event: Event, context: Context) -> Result<Outcome, Failure> {
-        let plan = Plan::read(event.payload)
-            .map_err(|message| Failure::Reject { code: "not_a_script".into(), message })?;
+        let plan =
+            Plan::read(event.payload).map_err(|message| Failure::Reject { code: "not_a_script".into(), message })?;
         if !self.without_waits && !plan.work.is_zero() {
             tokio::time::sleep(plan.work).await;
         }
@@ -56,7 +56,7 @@ struct Script<'a> {
     #[serde(borrow)]
     value: Option<&'a RawValue>,
     #[serde(borrow)]
-    spawn: Option<Vec<JsonEvent<'a>>>,
+    spawn: Option<Vec<&'a RawValue>>,
     fail: Option<Fail>,
 }
 
@@ -95,10 +95,10 @@ struct Plan {
 impl Plan {
     fn read(payload: Option<Bytes>) -> Result<Plan, String> {
         let Some(payload) = payload else { return Ok(Plan::default()) };
-        let script: Script<'_> = serde_json::from_slice(&payload).map_err(|error| error.to_string())?;
+        let script: Script<'_> = object(&payload)?;
         let mut children = Vec::new();
         for (index, child) in script.spawn.into_iter().flatten().enumerate() {
-            children.push(spawned(&child, &payload).map_err(|message| format!("spawn {}: {message}", index + 1))?);
+            children.push(spawned(child, &payload).map_err(|message| format!("spawn {}: {message}", index + 1))?);
         }
         let value = script.value.map(|value| bytes_of(value, &payload)).transpose()?;
         let fail = script.fail.unwrap_or(Fail { times: 0, how: How::Retry });
@@ -112,7 +112,8 @@ impl Plan {
 }
 
 /// A child as the script says it; its key is not judged here.
-fn spawned(child: &JsonEvent<'_>, payload: &Bytes) -> Result<Event, String> {
+fn spawned(child: &RawValue, payload: &Bytes) -> Result<Event, String> {
+    let child: JsonEvent<'_> = object(child.get().as_bytes())?;
     let key = child.key(payload)?.ok_or("no key")?;
     let word = child.action().ok_or("no action")?;
     let action = Action::parse(word.as_bytes()).ok_or_else(|| format!("unknown action {word:?}"))?;
@@ -168,6 +169,8 @@ mod tests {
             "5",
             r#"{"wrok_ms":5}"#,
             r#"{"work_ms":-1}"#,
+            r#"[5,"v",[],null]"#,
+            r#"{"spawn":[["1",null,"ADD"]]}"#,
             r#"{"spawn":[{"key":"1"}]}"#,
             r#"{"spawn":[{"action":"ADD"}]}"#,
             r#"{"spawn":[{"key":"1","action":"PUT"}]}"#,
