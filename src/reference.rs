@@ -85,9 +85,7 @@ pub fn call(handler: &Arc<dyn DynHandler>, event: &StampedEvent, attempts: u32) 
             superseded: false,
             origin: event.origin.clone(),
         };
-        let handled = catch_unwind(AssertUnwindSafe(|| {
-            finish(Arc::clone(handler).call(event.event.clone(), context))
-        }));
+        let handled = catch_unwind(AssertUnwindSafe(|| finish(Arc::clone(handler).call(event.event.clone(), context))));
         match handled {
             Ok(Ok(outcome)) => return Some(outcome),
             Ok(Err(Failure::Reject { .. })) => return None,
