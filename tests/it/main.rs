@@ -1,0 +1,4 @@
+//! Tests of everything that needs no Kafka, in one binary.
+
+mod codec;
+mod stamp;
