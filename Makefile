@@ -1,0 +1,40 @@
+# Everything is built once, by one profile (--release) into one folder outside of the checkout:
+# RocksDB alone compiles for 15 minutes.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidegate/target
+# Where rustup puts cargo, for shells that were opened before.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+CARGO_FLAGS := --release --locked
+BENCH_ARGS ?=
+FLOOR_ARGS ?=
+
+.PHONY: help demo build test lint bench clean-data
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: ## install what is missing, build, show the 123/234 story and a live load
+	@scripts/install-deps.sh demo
+	cargo run $(CARGO_FLAGS) -- demo
+
+build: ## the binary, in $CARGO_TARGET_DIR/release/tidegate
+	@scripts/install-deps.sh demo
+	cargo build $(CARGO_FLAGS)
+
+test: ## install what is missing (Apache Kafka too), run every test
+	@scripts/install-deps.sh test
+	cargo test $(CARGO_FLAGS)
+
+lint: ## formatting and clippy, warnings are errors
+	@scripts/install-deps.sh lint
+	cargo fmt --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+bench: ## the built-in load, then the floor program on a Kafka of its own
+	@scripts/install-deps.sh test
+	cargo run $(CARGO_FLAGS) -- bench $(BENCH_ARGS)
+	cargo bench --locked --bench floor --profile release --no-run
+	benches/with-kafka.sh cargo bench --locked --bench floor --profile release -- --bootstrap @BOOTSTRAP@ $(FLOOR_ARGS)
+
+clean-data: ## forget the embedded log and the state below ./tidegate-data
+	rm -rf tidegate-data
