@@ -2,6 +2,8 @@
 pub mod stamp;
 pub mod event;
 pub mod entry;
+pub mod cause;
+pub mod json;
 pub mod topics;
 pub mod clock;
 pub mod config;
@@ -10,6 +12,7 @@ pub mod proto;
 pub mod log;
 pub mod store;
 pub mod handler;
+pub mod reference;
 pub mod sequencer;
 pub mod changelog;
 pub mod task;
