@@ -1,4 +1,4 @@
-//! The command line: it wires the doors to an instance, and talks to one that runs.
+//! The command line: it runs an instance, or talks to one that runs.
 
 mod client;
 mod demo;
@@ -17,8 +17,10 @@ pub mod verify;
 
 use std::process::ExitCode;
 
+use axum::Router;
 use clap::{Parser, Subcommand};
 
+use crate::server::Front;
 use client::Client;
 use error::CliError;
 use keys::Encoding;
@@ -74,9 +76,9 @@ enum ConfigVerb {
     Show(ConfigOptions),
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
-    match dispatch(Cli::parse()) {
+/// Runs the command line of this process; `doors` are the routes at which an instance answers.
+pub fn main(doors: Router<Front>) -> ExitCode {
+    match dispatch(Cli::parse(), doors) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.print();
@@ -85,11 +87,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<(), CliError> {
+fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
     match cli.verb {
-        Verb::Demo(options) => demo::demo(&options),
-        Verb::Run(options) => run::run(&options),
+        Verb::Demo(options) => demo::demo(&options, doors),
+        Verb::Run(options) => run::run(&options, doors),
         Verb::Send(options) => send::send(&client()?, &options, cli.encoding, cli.output),
         Verb::Get(options) => keys::get(&client()?, &options, cli.encoding, cli.output),
         Verb::List(options) => keys::list(&client()?, &options, cli.encoding, cli.output),

@@ -1,7 +1,7 @@
-//! The binary; everything is in the library.
+//! The binary: the command line, and the doors at which an instance answers.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tidegate::cli::main()
+    tidegate::cli::main(tidegate::api::routes())
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use clap::Args;
 
 use super::error::CliError;
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::config::{Config, HandlerKind};
 use crate::handler::builtin;
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::server::Front;
 use crate::server::bind::bind;
 use observed::Observed;
 use screen::Screen;
@@ -52,14 +54,14 @@ impl Drop for Folder {
 }
 
 /// Tells the story, runs the load, checks every key.
-pub fn demo(options: &DemoOptions) -> Result<(), CliError> {
+pub fn demo(options: &DemoOptions, doors: Router<Front>) -> Result<(), CliError> {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-demo-{}", uuid::Uuid::new_v4())));
     std::fs::create_dir_all(&folder.0)?;
     let config = configuration(&folder);
     runtime()?.block_on(async {
         let screen = Screen::new();
         let observed = Arc::new(Observed::new(builtin::from_config(&config.handler, false).map_err(CliError::failed)?));
-        let process = start(config, Arc::clone(&observed)).await?;
+        let process = start(config, Arc::clone(&observed), doors).await?;
         screen
             .title("Tidegate", &format!("embedded log in {}, HTTP on http://{}", folder.0.display(), process.address));
         let shown = show(options, &screen, &process, &observed).await;
@@ -88,12 +90,12 @@ fn configuration(folder: &Folder) -> Config {
     config
 }
 
-async fn start(mut config: Config, observed: Arc<Observed>) -> Result<Process, CliError> {
+async fn start(mut config: Config, observed: Arc<Observed>, doors: Router<Front>) -> Result<Process, CliError> {
     let bound = bind(&config.server, false).await?;
     name(&mut config, &bound);
     let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(&config.log.path, options).map_err(|error| CliError::failed(error.to_string()))?;
-    let process = Process::start(config, bound, Arc::new(log), observed)?;
+    let process = Process::start(config, bound, Arc::new(log), observed, doors)?;
     wait_until("the instance runs", || {
         let status = process.instance.status();
         status.state == "running" && status.troubles.is_empty()

@@ -31,8 +31,8 @@ impl ConfigOptions {
         self.loaded(Vec::new()).map(|loaded| loaded.config)
     }
 
-    /// The configuration with further settings, which `--set` overrides.
-    pub fn load_with(&self, shortcuts: Vec<(&'static str, String)>) -> Result<Config, CliError> {
+    /// The configuration with the values of further flags (key, value, flag), which `--set` overrides.
+    pub fn load_with(&self, shortcuts: Vec<(&'static str, String, &'static str)>) -> Result<Config, CliError> {
         self.loaded(shortcuts).map(|loaded| loaded.config)
     }
 
@@ -41,21 +41,21 @@ impl ConfigOptions {
         self.loaded(Vec::new()).map(|loaded| load::show(&loaded))
     }
 
-    fn loaded(&self, shortcuts: Vec<(&'static str, String)>) -> Result<Loaded, CliError> {
-        let mut settings: Vec<(String, String)> =
-            shortcuts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    fn loaded(&self, mut shortcuts: Vec<(&'static str, String, &'static str)>) -> Result<Loaded, CliError> {
         if let Some(servers) = &self.bootstrap_servers {
-            settings.push(("log.kind".into(), "kafka".into()));
-            settings.push(("kafka.bootstrap_servers".into(), servers.clone()));
+            shortcuts.push(("log.kind", "kafka".into(), "--bootstrap-servers"));
+            shortcuts.push(("kafka.bootstrap_servers", servers.clone(), "--bootstrap-servers"));
         }
         if let Some(id) = &self.application_id {
-            settings.push(("application.id".into(), id.clone()));
+            shortcuts.push(("application.id", id.clone(), "--application-id"));
         }
+        let mut settings: Vec<(String, String, String)> =
+            shortcuts.into_iter().map(|(key, value, flag)| (key.to_owned(), value, flag.to_owned())).collect();
         for setting in &self.settings {
             let (key, value) = setting.split_once('=').ok_or_else(|| {
                 CliError::misused(format!("--set {setting}: no value")).hint("write --set key=value")
             })?;
-            settings.push((key.trim().to_owned(), value.trim().to_owned()));
+            settings.push((key.trim().to_owned(), value.trim().to_owned(), "--set".to_owned()));
         }
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

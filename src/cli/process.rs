@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+
 use super::error::CliError;
 use crate::config::Config;
 use crate::handler::DynHandler;
@@ -11,7 +13,7 @@ use crate::instance::Instance;
 use crate::log::Log;
 use crate::server::bind::Bound;
 use crate::server::{self, Front, Serving};
-use crate::{api, clock, metrics};
+use crate::{clock, metrics};
 
 /// How long the doors may take to finish requests once the instance has ended.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
@@ -35,18 +37,19 @@ pub fn name(config: &mut Config, bound: &Bound) {
 }
 
 impl Process {
-    /// Starts an instance on `log` and answers on `bound`. Must be called inside a tokio runtime.
+    /// Starts an instance on `log` and answers on `bound` at `doors`. Must be called inside a tokio runtime.
     pub fn start(
         config: Config,
         bound: Bound,
         log: Arc<dyn Log>,
         handler: Arc<dyn DynHandler>,
+        doors: Router<Front>,
     ) -> Result<Process, CliError> {
         let renderer = metrics::install();
         let advertised = bound.advertised(&config.server);
         let instance = Arc::new(Instance::start(Arc::new(config), log, handler, advertised)?);
         let front = Front::new(&instance, renderer);
-        let serving = Serving::start(bound.listener, server::router(api::routes(), front.clone()));
+        let serving = Serving::start(bound.listener, server::router(doors, front.clone()));
         Ok(Process { instance, address: bound.address, front, serving })
     }
 

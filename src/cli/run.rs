@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -19,6 +20,7 @@ use super::process::{Process, name};
 use crate::config::Config;
 use crate::handler::builtin;
 use crate::instance::view::Status;
+use crate::server::Front;
 use crate::server::bind::bind;
 
 /// What `run` takes beside the configuration.
@@ -53,17 +55,17 @@ impl RunOptions {
     fn load(&self) -> Result<Config, CliError> {
         let mut shortcuts = Vec::new();
         if let Some(rules) = &self.rules {
-            shortcuts.push(("handler.kind", "rules".to_owned()));
-            shortcuts.push(("handler.rules", rules.display().to_string()));
+            shortcuts.push(("handler.kind", "rules".to_owned(), "--rules"));
+            shortcuts.push(("handler.rules", rules.display().to_string(), "--rules"));
         }
-        shortcuts.extend(self.handler.clone().map(|kind| ("handler.kind", kind)));
-        shortcuts.extend(self.listen.clone().map(|listen| ("server.listen", listen)));
+        shortcuts.extend(self.handler.clone().map(|kind| ("handler.kind", kind, "--handler")));
+        shortcuts.extend(self.listen.clone().map(|listen| ("server.listen", listen, "--listen")));
         self.config.load_with(shortcuts)
     }
 }
 
 /// Runs an instance until it is told to stop.
-pub fn run(options: &RunOptions) -> Result<(), CliError> {
+pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
     let config = options.load()?;
     let handler = builtin::from_config(&config.handler, false).map_err(CliError::misused)?;
     begin_logging(options.log_format);
@@ -72,7 +74,7 @@ pub fn run(options: &RunOptions) -> Result<(), CliError> {
         let mut config = config;
         name(&mut config, &bound);
         let log = open::log(&config)?;
-        let process = Process::start(config, bound, log, handler)?;
+        let process = Process::start(config, bound, log, handler, doors)?;
         info!("answers on http://{}", process.address);
         let failed = tokio::select! {
             failed = process.instance.failed() => Some(failed),
