@@ -1,1 +1,7 @@
-fn main(){}
+//! The binary: the command line, and the doors at which an instance answers.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main(tidegate::api::routes())
+}

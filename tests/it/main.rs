@@ -1,6 +1,9 @@
 //! Tests of everything that needs no Kafka, in one binary.
 
+mod cli;
 mod codec;
 mod embedded_log;
+mod http;
+mod running;
 mod stamp;
 mod tidy;

@@ -1,0 +1,84 @@
+//! Why a command ends badly: the cause, the next step and the exit code.
+
+use std::io::{self, Write};
+
+use crate::instance::StartError;
+use crate::server::bind::BindError;
+
+/// A command that did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CliError {
+    exit: Exit,
+    message: String,
+    hint: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Exit {
+    Failed = 1,
+    Misused = 2,
+    Different = 3,
+}
+
+impl CliError {
+    /// Exit code 1: it was tried and failed.
+    pub fn failed(message: impl Into<String>) -> CliError {
+        CliError { exit: Exit::Failed, message: message.into(), hint: String::new() }
+    }
+
+    /// Exit code 2: the command line, the configuration or the log does not fit.
+    pub fn misused(message: impl Into<String>) -> CliError {
+        CliError { exit: Exit::Misused, message: message.into(), hint: String::new() }
+    }
+
+    /// Exit code 3: `verify` found a difference.
+    pub fn different(message: impl Into<String>) -> CliError {
+        CliError { exit: Exit::Different, message: message.into(), hint: String::new() }
+    }
+
+    /// The next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> CliError {
+        self.hint = hint.into();
+        self
+    }
+
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        self.exit as u8
+    }
+
+    /// Cause and next step, on standard error.
+    pub fn print(&self) {
+        let mut text = format!("error: {}\n", self.message);
+        if !self.hint.is_empty() {
+            text.push_str(&format!(" hint: {}\n", self.hint));
+        }
+        // Nobody is left to tell when standard error is closed.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> CliError {
+        match error {
+            StartError::Misconfigured(message) => CliError::misused(message),
+            StartError::Failed(message) => CliError::failed(message),
+        }
+    }
+}
+
+impl From<BindError> for CliError {
+    fn from(error: BindError) -> CliError {
+        match error {
+            BindError::NotAnAddress(_) | BindError::OffLoopback(_) => CliError::misused(error.to_string()),
+            BindError::Refused { .. } => CliError::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> CliError {
+        CliError::failed(error.to_string())
+    }
+}

@@ -1,0 +1,83 @@
+//! An instance with its doors, from binding to the orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+
+use super::error::CliError;
+use crate::config::Config;
+use crate::handler::DynHandler;
+use crate::instance::Instance;
+use crate::log::Log;
+use crate::server::bind::Bound;
+use crate::server::{self, Front, Serving};
+use crate::{clock, metrics};
+
+/// How long the doors may take to finish requests once the instance has ended.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
+
+/// An instance that runs in this process and answers over HTTP.
+pub struct Process {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Where it answers.
+    pub address: SocketAddr,
+    front: Front,
+    serving: Serving,
+}
+
+/// The instance's name where the configuration gives none.
+pub fn name(config: &mut Config, bound: &Bound) {
+    if config.application.instance_id.is_empty() {
+        let host = gethostname::gethostname();
+        config.application.instance_id = format!("{}-{}", host.to_string_lossy(), bound.address.port());
+    }
+}
+
+impl Process {
+    /// Starts an instance on `log` and answers on `bound` at `doors`. Must be called inside a tokio runtime.
+    pub fn start(
+        config: Config,
+        bound: Bound,
+        log: Arc<dyn Log>,
+        handler: Arc<dyn DynHandler>,
+        doors: Router<Front>,
+    ) -> Result<Process, CliError> {
+        let renderer = metrics::install();
+        let advertised = bound.advertised(&config.server);
+        let instance = Arc::new(Instance::start(Arc::new(config), log, handler, advertised)?);
+        let front = Front::new(&instance, renderer);
+        let serving = Serving::start(bound.listener, server::router(doors, front.clone()));
+        Ok(Process { instance, address: bound.address, front, serving })
+    }
+
+    /// Hands back what is in flight, commits and leaves, within `processing.shutdown_timeout`. Health and
+    /// metrics answer until the instance has ended.
+    pub async fn stop(self) -> Result<(), CliError> {
+        let Process { mut instance, front, serving, .. } = self;
+        let within = instance.config().processing.shutdown_timeout;
+        let deadline = clock::now() + within;
+        // 1. Requests that come now are refused; those under way hold the instance until they are answered.
+        front.begin_stop();
+        let ended = tokio::time::timeout(within, async move {
+            let instance = loop {
+                match Arc::try_unwrap(instance) {
+                    Ok(instance) => break instance,
+                    Err(shared) => instance = shared,
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            };
+            // 2. Nobody else has it: it ends.
+            instance.shutdown().await;
+        })
+        .await;
+        // 3. The doors close last.
+        serving.stop(LAST_REQUESTS.min(deadline.saturating_duration_since(clock::now()))).await;
+        ended.map_err(|_| {
+            CliError::failed(format!("the shutdown was not done within {}", humantime::format_duration(within)))
+                .hint("nothing is lost: what was in flight is processed again; processing.shutdown_timeout can be raised")
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! `tidegate send`: primary events from the command line, a file or standard input.
+
+use std::io::{BufRead, BufReader, stdin};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::error::CliError;
+use super::keys::Encoding;
+use super::output::{self, Output, cell};
+use crate::config::Format;
+use crate::event::{Action, Event};
+use crate::sequencer::format;
+
+/// A request is sent when it has this many bytes; the server takes 8 MiB.
+const REQUEST_BYTES: usize = 2 << 20;
+
+/// What `send` takes.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = true)]
+pub struct SendOptions {
+    /// KEY:ADD or KEY:REMOVE; the last colon splits.
+    #[arg(value_name = "KEY:ACTION")]
+    events: Vec<String>,
+    /// Lines with KEY:ACTION or JSON events; - is standard input.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// What was accepted so far.
+#[derive(Default)]
+struct Sent {
+    accepted: u64,
+    first: Value,
+    last: Value,
+    ranges: Vec<Value>,
+}
+
+/// Sends the events, those of the command line first.
+pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: Output) -> Result<(), CliError> {
+    let mut sent = Sent::default();
+    let mut body = Vec::new();
+    for text in &options.events {
+        let event = parse(text.as_bytes(), encoding)
+            .map_err(|message| CliError::misused(message).hint("write KEY:ADD or KEY:REMOVE"))?;
+        sent.add(client, &mut body, &event)?;
+    }
+    if let Some(path) = &options.file {
+        let lines: Box<dyn BufRead> = if path.as_os_str() == "-" {
+            Box::new(stdin().lock())
+        } else {
+            let file = std::fs::File::open(path)
+                .map_err(|error| CliError::failed(format!("cannot read {}: {error}", path.display())))?;
+            Box::new(BufReader::new(file))
+        };
+        for (index, line) in lines.split(b'\n').enumerate() {
+            let line = line?;
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let event = parse(line, encoding).map_err(|message| {
+                CliError::failed(format!("{} line {}: {message}", path.display(), index + 1))
+                    .hint(format!("{} events before it were sent", sent.accepted))
+            })?;
+            sent.add(client, &mut body, &event)?;
+        }
+    }
+    sent.flush(client, &mut body)?;
+    sent.print(output)
+}
+
+fn parse(text: &[u8], encoding: Encoding) -> Result<Event, String> {
+    if encoding == Encoding::Text || text.starts_with(b"{") {
+        let text = Bytes::copy_from_slice(text);
+        return format::decode(Format::Auto, None, Some(&text)).map_err(|undecodable| undecodable.to_string());
+    }
+    let text = str::from_utf8(text).map_err(|error| error.to_string())?;
+    let (key, action) = text.rsplit_once(':').ok_or_else(|| format!("{text:?}: no action"))?;
+    let action = Action::parse(action.as_bytes()).ok_or_else(|| format!("{action:?}: neither ADD nor REMOVE"))?;
+    let key = encoding.decode(key).map_err(|error| error.to_string())?;
+    Ok(Event { key: key.into(), action, payload: None })
+}
+
+impl Sent {
+    fn add(&mut self, client: &Client, body: &mut Vec<u8>, event: &Event) -> Result<(), CliError> {
+        body.extend_from_slice(&format::encode_json(event));
+        body.push(b'\n');
+        if body.len() >= REQUEST_BYTES { self.flush(client, body) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, client: &Client, body: &mut Vec<u8>) -> Result<(), CliError> {
+        if body.is_empty() {
+            return Ok(());
+        }
+        let mut answer = client.post_lines("/api/v1/events", body)?;
+        body.clear();
+        if self.first.is_null() {
+            self.first = answer["first_sequence"].take();
+        }
+        self.last = answer["last_sequence"].take();
+        self.accepted += answer["accepted"].as_u64().unwrap_or_default();
+        if let Some(ranges) = answer["ranges"].as_array_mut() {
+            self.ranges.append(ranges);
+        }
+        Ok(())
+    }
+
+    fn print(self, output: Output) -> Result<(), CliError> {
+        let Sent { accepted, first, last, ranges } = self;
+        match output {
+            Output::Json => output::json(
+                &json!({ "accepted": accepted, "first_sequence": first, "last_sequence": last, "ranges": ranges }),
+            ),
+            Output::Table if accepted == 1 => output::line(&format!("accepted 1 event, sequence {}", cell(&first))),
+            Output::Table => output::line(&format!(
+                "accepted {accepted} events, sequences {} to {}",
+                cell(&first),
+                cell(&last)
+            )),
+        }
+    }
+}

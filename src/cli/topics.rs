@@ -1,0 +1,160 @@
+//! `tidegate topics list|check|create`: the application's topics as they are, and as they should be.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::error::CliError;
+use super::open;
+use super::options::ConfigOptions;
+use super::output::{self, Output, cell};
+use crate::config::{Config, LogKind, StampSource};
+use crate::log::{Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::topics::Topics;
+
+/// `tidegate topics …`
+#[derive(Debug, Subcommand)]
+pub enum TopicsVerb {
+    /// List them with what they hold.
+    List(ConfigOptions),
+    /// Say whether they fit the configuration; exit code 2 when they do not.
+    Check(ConfigOptions),
+    /// Create those that are missing.
+    Create(ConfigOptions),
+}
+
+/// A topic as it should be. The source's settings are the user's.
+struct Wanted {
+    topic: NewTopic,
+    role: &'static str,
+    cleanup_policy: Option<&'static str>,
+}
+
+/// Carries one of them out.
+pub fn topics(verb: &TopicsVerb, output: Output) -> Result<(), CliError> {
+    match verb {
+        TopicsVerb::List(options) => list(&options.load()?, output),
+        TopicsVerb::Check(options) => check(&options.load()?),
+        TopicsVerb::Create(options) => create(&options.load()?),
+    }
+}
+
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let topics = Topics::new(&config.application.id, &config.source.topics);
+    let replication_factor = (config.processing.replication_factor > 0).then_some(config.processing.replication_factor);
+    let topic = |name: &str, partitions, settings: &[(&str, &str)]| NewTopic {
+        name: name.to_owned(),
+        partitions,
+        replication_factor,
+        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
+    let internal = |name: &str, role, partitions, settings: &[(&'static str, &'static str)]| Wanted {
+        topic: topic(name, partitions, settings),
+        role,
+        cleanup_policy: settings.first().map(|(_, policy)| *policy),
+    };
+    let partitions = config.processing.partitions;
+    let sources = topics.sources.iter().map(|name| match config.source.stamp {
+        StampSource::Offset => Wanted { topic: topic(name, 1, &[]), role: "source", cleanup_policy: None },
+    });
+    sources
+        .chain([
+            internal(&topics.repartition, "repartition", partitions, &kept),
+            internal(&topics.changelog, "changelog", partitions, &[("cleanup.policy", "compact")]),
+            internal(&topics.dead_letter, "dead-letter", partitions, &kept),
+            internal(&topics.progress, "progress", 1, &kept),
+        ])
+        .collect()
+}
+
+fn described(log: &dyn Log, wanted: &[Wanted]) -> Result<Vec<Option<TopicDescription>>, CliError> {
+    let names: Vec<&str> = wanted.iter().map(|wanted| wanted.topic.name.as_str()).collect();
+    log.describe(&names).map_err(|error| refused(&error))
+}
+
+fn refused(error: &LogError) -> CliError {
+    CliError::failed(format!("the log does not answer: {error}")).hint("check log.kind, and log.path or kafka.bootstrap_servers")
+}
+
+fn list(config: &Config, output: Output) -> Result<(), CliError> {
+    let log = open::log_beside(config)?;
+    let wanted = wanted(config);
+    let mut rows = Vec::new();
+    for (wanted, found) in wanted.iter().zip(described(&*log, &wanted)?) {
+        let records = found.as_ref().map(|found| records(&*log, found)).transpose().map_err(|error| refused(&error))?;
+        rows.push(json!({
+            "topic": wanted.topic.name,
+            "role": wanted.role,
+            "exists": found.is_some(),
+            "partitions": found.as_ref().map(|found| found.partitions),
+            "cleanup_policy": found.as_ref().map(|found| &found.cleanup_policy),
+            "offsets": records,
+        }));
+    }
+    if output == Output::Json {
+        return output::json(&json!({ "topics": rows }));
+    }
+    let fields = ["topic", "role", "exists", "partitions", "cleanup_policy", "offsets"];
+    let cells = |row: &Value| fields.iter().map(|field| cell(&row[field])).collect();
+    output::table(&fields, rows.iter().map(cells).collect())
+}
+
+/// Offsets between the ends of all partitions: no less than the records, because compaction and transactions leave gaps.
+fn records(log: &dyn Log, topic: &TopicDescription) -> Result<i64, LogError> {
+    let name = topic.name.as_str().into();
+    (0..topic.partitions)
+        .map(|partition| log.watermarks(&TopicPartition::new(&name, partition)).map(|ends| ends.high - ends.low))
+        .sum()
+}
+
+fn check(config: &Config) -> Result<(), CliError> {
+    let log = open::log_beside(config)?;
+    let wanted = wanted(config);
+    let found = described(&*log, &wanted)?;
+    let problems: Vec<String> =
+        wanted.iter().zip(&found).filter_map(|(wanted, found)| problem(wanted, found.as_ref(), config)).collect();
+    if !problems.is_empty() {
+        return Err(CliError::misused(problems.join("\n       "))
+            .hint("change the configuration to what is there, or use another application.id"));
+    }
+    for (wanted, _) in wanted.iter().zip(&found).filter(|(_, found)| found.is_none()) {
+        output::line(&format!("{}: missing; `tidegate topics create` or the first start makes it", wanted.topic.name))?;
+    }
+    output::line("the topics fit the configuration")
+}
+
+fn problem(wanted: &Wanted, found: Option<&TopicDescription>, config: &Config) -> Option<String> {
+    let name = &wanted.topic.name;
+    let Some(found) = found else {
+        // Auto-creation would give it the broker's number of partitions.
+        let source_of_kafka = wanted.role == "source" && config.log.kind == LogKind::Kafka;
+        return source_of_kafka.then(|| format!("{name}: the source topic does not exist (`tidegate topics create` makes it)"));
+    };
+    if found.partitions != wanted.topic.partitions {
+        let why = match wanted.role {
+            "source" => "source.stamp = offset takes the sequence from the offsets of one partition",
+            "progress" => "its order is that of one partition",
+            _ => "processing.partitions is fixed for the application's life",
+        };
+        return Some(format!("{name}: {} partitions instead of {}: {why}", found.partitions, wanted.topic.partitions));
+    }
+    let policy = wanted.cleanup_policy?;
+    (found.cleanup_policy != policy).then(|| format!("{name}: cleanup.policy is {} instead of {policy}", found.cleanup_policy))
+}
+
+fn create(config: &Config) -> Result<(), CliError> {
+    let log = open::log(config)?;
+    let wanted = wanted(config);
+    let found = described(&*log, &wanted)?;
+    let missing: Vec<NewTopic> = wanted
+        .into_iter()
+        .zip(found)
+        .filter(|(_, found)| found.is_none())
+        .map(|(wanted, _)| wanted.topic)
+        .collect();
+    log.create(&missing).map_err(|error| refused(&error))?;
+    for topic in &missing {
+        output::line(&format!("created {} ({} partitions)", topic.name, topic.partitions))?;
+    }
+    output::line(&format!("{} topics created", missing.len()))
+}

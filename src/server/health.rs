@@ -1,0 +1,71 @@
+//! `/livez`, `/readyz`, `/startupz`: 200, or 503 with the checks that fail; `?verbose` lists all of them.
+//!
+//! Live never depends on the log: an instance that waits for its broker must not be killed for it.
+//! Ready is an instance that has been running once, has no trouble and is not going down; it stays
+//! ready through a rebalance, because all instances go through one at the same time.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Front;
+use super::error::ApiError;
+
+/// A check's name, and what is wrong if anything is.
+struct Check(&'static str, Option<String>);
+
+/// `GET /livez`
+pub async fn live(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
+    let failed = front.instance().is_ok_and(|instance| instance.status().state == "failed");
+    answer("livez", vec![Check("engine", failed.then(|| "the engine has failed".into()))], query)
+}
+
+/// `GET /startupz`
+pub async fn startup(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
+    let state = match front.instance() {
+        Ok(instance) => instance.status().state,
+        Err(_) => "stopping",
+    };
+    answer("startupz", vec![started(&front, state)], query)
+}
+
+/// `GET /readyz`
+pub async fn ready(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
+    let Ok(instance) = front.instance() else {
+        return answer("readyz", vec![Check("state", Some("the instance is stopping".into()))], query);
+    };
+    let status = instance.status();
+    let going = matches!(status.state, "stopping" | "failed").then(|| format!("the instance is {}", status.state));
+    let troubles = (!status.troubles.is_empty()).then(|| status.troubles.join("; "));
+    let checks = vec![started(&front, status.state), Check("state", going), Check("troubles", troubles)];
+    answer("readyz", checks, query)
+}
+
+fn started(front: &Front, state: &'static str) -> Check {
+    let wrong = (!front.has_started(state)).then(|| format!("not yet running: {state}"));
+    Check("started", wrong)
+}
+
+fn answer(name: &str, checks: Vec<Check>, query: Option<String>) -> Response {
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=true"));
+    let wrong: Vec<&str> = checks.iter().filter_map(|Check(_, wrong)| wrong.as_deref()).collect();
+    let listed: Vec<Value> = checks
+        .iter()
+        .filter(|Check(_, wrong)| verbose || wrong.is_some())
+        .map(|Check(name, wrong)| json!({ "name": name, "ok": wrong.is_none(), "message": wrong }))
+        .collect();
+    if !wrong.is_empty() {
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", format!("{name}: {}", wrong.join("; ")))
+            .hint("/api/v1/status and the instance's log tell more")
+            .with("status", "failed")
+            .with("checks", listed)
+            .into_response();
+    }
+    let mut body = json!({ "status": "ok" });
+    if verbose {
+        body["checks"] = listed.into();
+    }
+    Json(body).into_response()
+}

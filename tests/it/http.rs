@@ -1,0 +1,158 @@
+//! The HTTP API through the binary.
+
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::running::Running;
+
+const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+
+#[track_caller]
+fn refused((status, answer): (u16, Value), expected: u16, code: &str) -> Value {
+    assert_eq!((status, &answer["error"]["code"]), (expected, &code.into()), "{answer}");
+    assert!(answer["error"]["message"].is_string() && answer["error"]["hint"].is_string(), "{answer}");
+    answer
+}
+
+#[test]
+fn events_are_accepted_with_their_sequences() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    let (status, answer) = instance.post(JSON, r#"{"key":"1","action":"ADD","payload":{"value":"one"}}"#);
+    assert_eq!(status, 202);
+    assert_eq!(answer, json!({"accepted": 1, "first_sequence": 0, "last_sequence": 0, "ranges": [[0, 0]]}));
+    let answer = instance.send("{\"key\":\"2\",\"action\":\"add\"}\n\n{\"key\":\"3\",\"action\":\"REMOVE\"}\r\n");
+    assert_eq!(answer, json!({"accepted": 2, "first_sequence": 1, "last_sequence": 2, "ranges": [[1, 2]]}));
+
+    let held = instance.holds("1", "ADD");
+    assert_eq!((&held["key"], &held["value"], &held["stamp"]), (&"1".into(), &"one".into(), &"0".into()));
+    assert_eq!((&held["settled"], &held["instance"]), (&Value::Null, &"one".into()));
+    assert!(held["partition"].is_number());
+    assert_eq!(instance.holds("3", "REMOVE")["value"], Value::Null);
+}
+
+#[test]
+fn a_request_is_taken_whole_or_not_at_all() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    let lines = "{\"key\":\"1\",\"action\":\"ADD\"}\n\n{\"key\":\"2\",\"action\":\"PUT\"}\n";
+    let answer = refused(instance.post(LINES, lines), 400, "bad_event");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("line 3"), "{answer}");
+    let answer = instance.send(r#"{"key":"9","action":"ADD"}"#);
+    assert_eq!(answer["first_sequence"], 0, "nothing was appended before");
+
+    refused(instance.post(JSON, "{"), 400, "bad_event");
+    refused(instance.post(JSON, r#"{"key":"","action":"ADD"}"#), 400, "bad_event");
+    refused(instance.post(JSON, format!(r#"{{"key":"{}","action":"ADD"}}"#, "k".repeat(1025))), 400, "bad_event");
+    refused(instance.post(LINES, "\n"), 400, "bad_event");
+    refused(instance.post("text/plain", "1:ADD"), 415, "unsupported_media_type");
+    refused(instance.post(JSON, vec![b' '; (8 << 20) + 1]), 413, "too_large");
+    refused(instance.post_to("/api/v1/events?wait=later", JSON, "{}"), 400, "bad_parameter");
+}
+
+#[test]
+fn errors_are_json_everywhere() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    refused(instance.get("/no/such/path"), 404, "not_found");
+    refused(instance.get("/api/v1/events"), 405, "method_not_allowed");
+    refused(instance.post_to("/api/v1/status", JSON, "{}"), 405, "method_not_allowed");
+    refused(instance.get("/api/v1/keys/nobody"), 404, "unknown_key");
+    refused(instance.get("/api/v1/keys?limit=1001"), 400, "bad_parameter");
+    refused(instance.get("/api/v1/keys?limit=0"), 400, "bad_parameter");
+    refused(instance.get("/api/v1/keys?color=red"), 400, "bad_parameter");
+    refused(instance.get(&format!("/api/v1/keys/{}", "k".repeat(1025))), 400, "bad_key");
+}
+
+#[test]
+fn keys_are_bytes() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    instance.send(
+        "{\"key\":\"a/b c\",\"action\":\"ADD\"}\n{\"key_base64\":\"/wA=\",\"action\":\"ADD\"}\n{\"key\":\"é\",\"action\":\"ADD\"}",
+    );
+    assert_eq!(instance.holds("a%2Fb%20c", "ADD")["key"], "a/b c");
+    assert_eq!(instance.holds("%FF%00", "ADD")["key_base64"], "/wA=");
+    assert_eq!(instance.holds("%C3%A9", "ADD")["key"], "é");
+}
+
+#[test]
+fn pages_are_in_byte_order_over_all_partitions() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    let lines: Vec<String> = (0..25).map(|n| format!(r#"{{"key":"p{n:02}","action":"ADD"}}"#)).collect();
+    instance.send(&lines.join("\n"));
+    instance.send("{\"key\":\"q\",\"action\":\"ADD\"}\n{\"key\":\"p99\",\"action\":\"REMOVE\"}");
+    instance.drained();
+    let mut seen = Vec::new();
+    let mut after = String::new();
+    loop {
+        let (status, page) = instance.get(&format!("/api/v1/keys?prefix=p&limit=10{after}"));
+        assert_eq!(status, 200, "{page}");
+        seen.extend(page["entries"].as_array().unwrap().iter().map(|entry| entry["key"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, (0..25).map(|n| format!("p{n:02}")).collect::<Vec<_>>());
+    let (_, page) = instance.get("/api/v1/keys?prefix=p9&removed=true");
+    assert_eq!(page["entries"][0]["action"], "REMOVE");
+}
+
+#[test]
+fn a_late_child_is_superseded() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    instance.send(r#"{"key":"123","action":"ADD","payload":{"work_ms":1100,"spawn":[{"key":"234","action":"REMOVE","payload":{"spawn":[{"key":"345","action":"ADD"}]}}]}}"#);
+    instance.send(r#"{"key":"234","action":"ADD","payload":{"value":"stays"}}"#);
+    instance.holds("123", "ADD");
+    assert_eq!(instance.holds("345", "ADD")["stamp"], "0/0/0", "the late child still spawns");
+    let held = instance.holds("234", "ADD");
+    assert_eq!((&held["stamp"], &held["value"]), (&"1".into(), &"stays".into()));
+}
+
+#[test]
+fn health_status_and_metrics() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    for path in ["/livez", "/readyz", "/startupz"] {
+        assert_eq!(instance.get(path), (200, json!({"status": "ok"})));
+        let (_, verbose) = instance.get(&format!("{path}?verbose"));
+        assert!(verbose["checks"].as_array().is_some_and(|checks| !checks.is_empty()), "{verbose}");
+    }
+    let (_, status) = instance.get("/api/v1/status");
+    assert_eq!((&status["application"], &status["instance"]), (&"tidegate".into(), &"one".into()));
+    assert_eq!((&status["state"], &status["guarantee"]), (&"running".into(), &"exactly_once".into()));
+    assert_eq!(status["partitions"], json!([0, 1, 2, 3]));
+    instance.send(r#"{"key":"1","action":"ADD"}"#);
+    instance.drained();
+    let (_, tasks) = instance.get("/api/v1/tasks");
+    assert!(tasks["tasks"].as_array().unwrap().iter().any(|task| task["role"] == "task"), "{tasks}");
+    let (status, page) = instance.get_text("/metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "tidegate_events_received_total{topic=\"events\"} 1",
+        "tidegate_events_processed_total{outcome=\"applied\"} 1",
+        "tidegate_handler_duration_seconds_count 1",
+        "# TYPE tidegate_commit_duration_seconds histogram",
+        "tidegate_build_info{version=",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+}
+
+#[test]
+fn in_flight_tells_what_failed() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "handler.retry.initial=10s"]);
+    instance.send(r#"{"key":"bad","action":"ADD","payload":{"fail":{"times":3,"how":"retry"}}}"#);
+    let event = crate::running::eventually("it waits for its retry", || {
+        let (_, answer) = instance.get("/api/v1/in-flight");
+        answer["in_flight"].get(0).filter(|event| event["last_error"].is_string()).cloned()
+    });
+    assert_eq!((&event["key"], &event["stamp"]), (&"bad".into(), &"0".into()));
+    assert!(event["age_ms"].is_number() && event["attempt"].is_number(), "{event}");
+}
