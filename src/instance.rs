@@ -13,7 +13,7 @@ pub mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use crate::store::Stores;
 use crate::topics::{Topics, partition_of};
 use calls::RuntimeCalls;
 use commit::Mark;
-use engine::{Answered, Question, Setting};
+use engine::{Answered, Listing, Question, Setting, ThreadStatus};
 use thread::{Beginning, EngineThread};
 use topology::TopologyError;
 use view::{InFlight, KeyEntry, ListQuery, Lookup, Page, Status, TaskState};
@@ -63,6 +63,8 @@ struct Shared {
     engine: Mutex<Option<EngineThread>>,
     /// What keeps the engine from starting.
     waiting_for: Mutex<Option<String>>,
+    /// What the engine said last of itself.
+    thread_status: Mutex<Option<ThreadStatus>>,
     stopping: AtomicBool,
     failed: watch::Sender<Option<StartError>>,
 }
@@ -89,6 +91,7 @@ impl Instance {
             topics,
             engine: Mutex::new(None),
             waiting_for: Mutex::new(Some("the log".into())),
+            thread_status: Mutex::new(None),
             stopping: AtomicBool::new(false),
             failed,
         });
@@ -99,21 +102,18 @@ impl Instance {
         Ok(Instance { shared, failure, starter: Mutex::new(Some(start)), _lock: lock })
     }
 
-    /// As it is now.
-    pub async fn status(&self) -> Status {
+    /// As of at most a few hundred milliseconds ago.
+    pub fn status(&self) -> Status {
         let config = &self.shared.config;
-        let mut status = Status {
-            application: config.application.id.clone(),
-            instance: config.application.instance_id.clone(),
-            state: "starting",
-            ..Status::default()
-        };
-        let Some(thread) = self.ask(Question::Status).await else {
+        let (application, instance) = (config.application.id.clone(), config.application.instance_id.clone());
+        let mut status = Status { application, instance, state: "starting", ..Status::default() };
+        let Some(thread) = locked(&self.shared.thread_status).clone() else {
             status.troubles.extend(self.waiting_for().map(|what| format!("waiting for {what}")));
             return status;
         };
         let restores = thread.tasks.iter().any(|task| task.state == TaskState::Restoring);
         status.state = match (self.shared.stopping.load(Ordering::Relaxed), thread.joined, restores) {
+            _ if self.failure.borrow().is_some() => "failed",
             (true, ..) => "stopping",
             (false, false, _) => "rebalancing",
             (false, true, true) => "restoring",
@@ -184,7 +184,7 @@ impl Instance {
         let append = move || {
             let record = |event: &Event| NewRecord {
                 key: Some(event.key.clone()),
-                value: Some(if event.payload.is_none() { plain(event.action) } else { json::encode_json(event) }),
+                value: Some(if event.payload.is_none() { plain(event.action) } else { json::encode(event) }),
                 headers: Headers::new(),
             };
             let to = TopicPartition::new(&shared.topics.sources[0], 0);
@@ -216,12 +216,12 @@ impl Instance {
     pub async fn shutdown(self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
         blocking(move || {
-            let starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let starter = locked(&self.starter).take();
             if let Some(starter) = starter {
                 // A panic has been told by its hook.
                 let _ = starter.join();
             }
-            let engine = self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let engine = locked(&self.shared.engine).take();
             if let Some(mut engine) = engine {
                 engine.leave();
             }
@@ -230,14 +230,19 @@ impl Instance {
     }
 
     fn waiting_for(&self) -> Option<String> {
-        self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.shared.waiting_for).clone()
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (sender, answer) = oneshot::channel();
-        self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.ask(question(sender));
+        locked(&self.shared.engine).as_ref()?.ask(question(sender));
         answer.await.ok()
     }
+}
+
+/// None of these locks is held across anything that can panic halfway.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What `send` writes for an event without payload: readable by any tool.
@@ -250,7 +255,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Merges what waits above the stores with what is in them.
-fn page(query: &ListQuery, listings: Vec<engine::Listing>) -> Page {
+fn page(query: &ListQuery, listings: Vec<Listing>) -> Page {
     let mut entries = Vec::new();
     for listing in listings {
         let above: std::collections::BTreeMap<_, _> = listing.above.into_iter().collect();
@@ -284,12 +289,9 @@ impl Starter {
         loop {
             let reason = match self.try_start(&runtime) {
                 Ok(engine) => {
-                    *self.shared.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine);
-                    *self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                    let stopping = Arc::clone(&self.shared);
-                    return housekeeping::run(&self.shared.log, &self.shared.config, &self.shared.topics, &move || {
-                        stopping.stopping.load(Ordering::Relaxed)
-                    });
+                    *locked(&self.shared.engine) = Some(engine);
+                    *locked(&self.shared.waiting_for) = None;
+                    return self.keep_house();
                 }
                 Err(TopologyError::Misconfigured(reason)) => {
                     let _ = self.shared.failed.send(Some(StartError::Misconfigured(reason)));
@@ -301,7 +303,7 @@ impl Starter {
                 }
                 Err(TopologyError::Log(error)) => error.to_string(),
             };
-            let mut waiting = self.shared.waiting_for.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = locked(&self.shared.waiting_for);
             if waiting.as_ref() != Some(&reason) {
                 tracing::warn!("not started yet: {reason}");
                 *waiting = Some(reason);
@@ -312,6 +314,19 @@ impl Starter {
             }
             std::thread::sleep(RETRY);
         }
+    }
+
+    fn keep_house(&self) {
+        let shared = &self.shared;
+        let look = || {
+            let (sender, answer) = oneshot::channel();
+            locked(&shared.engine).as_ref()?.ask(Question::Status(sender));
+            let status = answer.blocking_recv().ok()?;
+            *locked(&shared.thread_status) = Some(status.clone());
+            Some(status)
+        };
+        let stopping = || shared.stopping.load(Ordering::Relaxed);
+        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &stopping);
     }
 
     fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {

@@ -41,7 +41,7 @@ use crate::task::Task;
 use crate::topics::Topics;
 use assignment::Revoking;
 use committing::{Committing, Composition};
-pub use questions::{Answered, Question};
+pub use questions::{Answered, Listing, Question, ThreadStatus};
 
 /// What an engine thread is told.
 pub enum Input {

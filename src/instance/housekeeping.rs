@@ -1,11 +1,13 @@
 //! What an instance does at leisure: deletes consumed records of the repartition topic and measures
 //! how far behind the group is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
 use crate::config::Config;
+use crate::instance::engine::ThreadStatus;
 use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
 use crate::topics::Topics;
@@ -16,14 +18,20 @@ const STEP: Duration = Duration::from_millis(100);
 /// How often the lag is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
-/// Runs until `stopping`.
-pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, stopping: &dyn Fn() -> bool) {
+/// Runs until `stopping`; `look` asks the engine how it is.
+pub(super) fn run(
+    log: &Arc<dyn Log>, config: &Config, topics: &Topics, look: &dyn Fn() -> Option<ThreadStatus>,
+    stopping: &dyn Fn() -> bool,
+) {
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
     let tasks: Vec<_> = tasks.collect();
     let all: Vec<_> = tasks.iter().cloned().chain(topics.sources.iter().map(|name| TopicPartition::new(name, 0))).collect();
     let (mut purged, mut measured) = (clock::now(), clock::now());
     while !stopping() {
         std::thread::sleep(STEP);
+        if let Some(status) = look() {
+            tell(&status);
+        }
         let result = match config.processing.repartition_purge {
             Some(interval) if purged.elapsed() >= interval => {
                 purged = clock::now();
@@ -38,6 +46,21 @@ pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, stopping
         if let Err(error) = result {
             tracing::debug!(%error, "housekeeping is tried again later");
         }
+    }
+}
+
+fn tell(status: &ThreadStatus) {
+    metrics::in_flight(status.running);
+    metrics::store_size(status.store_size.0, status.store_size.1);
+    let mut counts = BTreeMap::from([(("task", "running"), 0), (("task", "restoring"), 0), (("source", "running"), 0)]);
+    for task in &status.tasks {
+        *counts.entry((task.role, task.state.as_str())).or_default() += 1;
+        if task.role == "task" {
+            metrics::oldest_age(task.partition, Duration::from_millis(task.oldest_age_ms));
+        }
+    }
+    for ((role, state), n) in counts {
+        metrics::tasks(role, state, n);
     }
 }
 

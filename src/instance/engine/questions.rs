@@ -51,7 +51,7 @@ pub struct Listing {
 }
 
 /// The state of one engine thread.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ThreadStatus {
     /// Tasks and source partitions.
     pub tasks: Vec<TaskStatus>,
