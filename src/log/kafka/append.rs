@@ -24,7 +24,8 @@ impl Appender {
     /// Does not need the broker.
     pub fn open(options: &KafkaOptions) -> Result<Appender, LogError> {
         let watch = Arc::new(Watch::new("append"));
-        let client = Client::open(false, &settings::plain_producer(options), Arc::clone(&watch), None).map_err(LogError::Fatal)?;
+        let client = Client::open(false, &settings::plain_producer(options), Arc::clone(&watch), None)
+            .map_err(LogError::Fatal)?;
         Ok(Appender { client, watch, timeout: options.call_timeout, next: 1 })
     }
 
