@@ -69,7 +69,8 @@ impl Appender {
             if clock::now() >= deadline {
                 return Err(told(Code::OperationTimedOut));
             }
-            self.client.serve(Duration::from_millis(10), &mut |report: Delivery| {
+            let wait = if all_sent { Duration::from_millis(10) } else { Duration::ZERO };
+            self.client.serve(wait, &mut |report: Delivery| {
                 if let Some(slot) = report.opaque.checked_sub(first).and_then(|at| reports.get_mut(at)) {
                     *slot = Some((report.offset, report.code));
                 }

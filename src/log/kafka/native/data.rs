@@ -278,7 +278,6 @@ pub fn ends(client: &Client, of: &[TopicPartition], timeout: Duration) -> Result
 }
 
 /// The ids and partition counts of topics, in the order asked; `None` where there is no such topic.
-#[expect(clippy::type_complexity, reason = "a name for it would not tell more")]
 pub fn topics(client: &Client, names: &[&str], timeout: Duration) -> Result<Vec<Option<(String, i32)>>, Failure> {
     let owned: Vec<CString> = names.iter().map(|name| c(name)).collect();
     let mut pointers: Vec<*const c_char> = owned.iter().map(|name| name.as_ptr()).collect();
