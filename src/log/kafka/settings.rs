@@ -192,7 +192,7 @@ fn producing(options: &KafkaOptions) -> Settings {
     let defaults = [
         ("linger.ms", "2"),
         ("retry.backoff.ms", "2"),
-        ("retry.backoff.max.ms", "50"),
+        ("retry.backoff.max.ms", "5"),
         ("compression.type", "none"),
         ("batch.num.messages", "10000"),
         ("queue.buffering.max.messages", "2000000"),
