@@ -74,7 +74,13 @@ impl Log for KafkaLog {
         appended
     }
 
-    fn reader(&self, of: &TopicPartition, position: i64, isolation: Isolation, headers: bool) -> Result<Box<dyn Reader>, LogError> {
+    fn reader(
+        &self,
+        of: &TopicPartition,
+        position: i64,
+        isolation: Isolation,
+        headers: bool,
+    ) -> Result<Box<dyn Reader>, LogError> {
         Ok(Box::new(KafkaReader::open(&self.options, of, position, isolation, headers)?))
     }
 

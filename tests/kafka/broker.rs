@@ -38,7 +38,9 @@ fn spawn(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<Mutex<Sender<Request>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (requests, received) = channel::<Request>();
-        std::thread::spawn(move || received.into_iter().for_each(|(mut command, answer)| drop(answer.send(command.spawn()))));
+        std::thread::spawn(move || {
+            received.into_iter().for_each(|(mut command, answer)| drop(answer.send(command.spawn())))
+        });
         Mutex::new(requests)
     });
     let (answer, child) = channel();
@@ -85,7 +87,8 @@ impl Broker {
         );
         std::fs::write(folder.path().join("server.properties"), settings)?;
         let broker = Broker { folder: Some(folder), lib, port, process: Mutex::new(None) };
-        let format = broker.java("kafka.tools.StorageTool", &["format", "-t", "dGlkZWdhdGUtdGVzdHMtMQ", "-c"])?.status()?;
+        let format =
+            broker.java("kafka.tools.StorageTool", &["format", "-t", "dGlkZWdhdGUtdGVzdHMtMQ", "-c"])?.status()?;
         ensure!(format.success(), "the folder could not be formatted:\n{}", broker.log());
         broker.restart()?;
         Ok(broker)
@@ -98,7 +101,9 @@ impl Broker {
     fn java(&self, main: &str, arguments: &[&str]) -> Result<Command> {
         let log = std::fs::File::options().create(true).append(true).open(self.path().join("broker.log"))?;
         let mut command = Command::new("java");
-        command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]).arg(format!("{}/*", self.lib.display()));
+        command
+            .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(format!("{}/*", self.lib.display()));
         command.arg(main).args(arguments).arg(self.path().join("server.properties"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
@@ -135,36 +140,23 @@ impl Broker {
         Ok(())
     }
 
-    fn signal(&self, signal: i32, wait: bool) {
+    fn signal(&self, signal: i32) {
         let mut slot = self.process.lock().expect("no test panics with it");
-        if let Some(process) = slot.as_mut() {
+        if let Some(mut process) = slot.take() {
             // SAFETY: the process is our own child and has not been waited for.
             unsafe { libc::kill(process.id().cast_signed(), signal) };
-            if wait {
-                let _ = process.wait();
-                *slot = None;
-            }
+            let _ = process.wait();
         }
     }
 
     /// Stops in an orderly way.
     pub fn stop(&self) {
-        self.signal(libc::SIGTERM, true);
+        self.signal(libc::SIGTERM);
     }
 
     /// Stops at once.
     pub fn kill(&self) {
-        self.signal(libc::SIGKILL, true);
-    }
-
-    /// Stands still without closing its connections, until [`Broker::thaw`].
-    pub fn freeze(&self) {
-        self.signal(libc::SIGSTOP, false);
-    }
-
-    /// Goes on after [`Broker::freeze`].
-    pub fn thaw(&self) {
-        self.signal(libc::SIGCONT, false);
+        self.signal(libc::SIGKILL);
     }
 }
 

@@ -58,7 +58,11 @@ pub fn patiently<T>(what: &str, mut call: impl FnMut() -> Result<T, LogError>) -
 }
 
 pub fn record(key: &str, value: &str) -> NewRecord {
-    NewRecord { key: Some(Bytes::copy_from_slice(key.as_bytes())), value: Some(Bytes::copy_from_slice(value.as_bytes())), headers: Vec::new() }
+    NewRecord {
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        headers: Vec::new(),
+    }
 }
 
 pub fn numbered(range: std::ops::Range<usize>) -> Vec<NewRecord> {
@@ -99,7 +103,12 @@ pub struct Joined {
 
 pub fn join(log: &KafkaLog, group: &str, topics: &[Arc<str>], with_headers: &[Arc<str>]) -> Joined {
     let (sender, events): (Sender<MemberEvent>, _) = unbounded();
-    let join = Join { group: group.to_owned(), client_id: unique("member"), topics: topics.to_vec(), with_headers: with_headers.to_vec() };
+    let join = Join {
+        group: group.to_owned(),
+        client_id: unique("member"),
+        topics: topics.to_vec(),
+        with_headers: with_headers.to_vec(),
+    };
     // A test that has ended takes no events any more.
     let member = log.join(join, Box::new(move |event| drop(sender.send(event)))).expect("join");
     Joined { member, events }
@@ -119,7 +128,9 @@ impl Joined {
     pub fn assigned(&self) -> (Vec<TopicPartition>, Membership) {
         loop {
             match self.next() {
-                MemberEvent::Assigned { partitions, membership } if !partitions.is_empty() => return (partitions, membership),
+                MemberEvent::Assigned { partitions, membership } if !partitions.is_empty() => {
+                    return (partitions, membership);
+                }
                 MemberEvent::Assigned { .. } => {}
                 other => panic!("{}", told(&other)),
             }
@@ -131,7 +142,9 @@ impl Joined {
         let mut all: Vec<Record> = Vec::new();
         while all.len() < count {
             match self.next() {
-                MemberEvent::Fetched(fetched) if fetched.of == *of && fetched.epoch == epoch => all.extend(fetched.records),
+                MemberEvent::Fetched(fetched) if fetched.of == *of && fetched.epoch == epoch => {
+                    all.extend(fetched.records)
+                }
                 MemberEvent::Fetched(_) => {}
                 other => panic!("{}", told(&other)),
             }
@@ -150,7 +163,9 @@ impl Joined {
 
 pub fn told(event: &MemberEvent) -> String {
     match event {
-        MemberEvent::Fetched(fetched) => format!("fetched {} records of {} in epoch {}", fetched.records.len(), fetched.of, fetched.epoch),
+        MemberEvent::Fetched(fetched) => {
+            format!("fetched {} records of {} in epoch {}", fetched.records.len(), fetched.of, fetched.epoch)
+        }
         MemberEvent::Assigned { partitions, .. } => format!("assigned {partitions:?}"),
         MemberEvent::Revoked { partitions, lost, .. } => format!("revoked {partitions:?}, lost: {lost}"),
         MemberEvent::Trouble(text) => format!("trouble: {text}"),

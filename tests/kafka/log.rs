@@ -15,8 +15,14 @@ fn l2_a_transaction_is_visible_as_a_whole_and_ends_are_told() {
     let (a, b) = (topic(&log, "whole-a", 2, &[]), topic(&log, "whole-b", 1, &[]));
     let (a1, b0) = (TopicPartition::new(&a, 1), TopicPartition::new(&b, 0));
     let mut producer = log.producer(&unique("tx")).expect("producer");
-    let headed = NewRecord { headers: vec![("stamp".into(), Bytes::from_static(b"7")), ("empty".into(), Bytes::new())], ..record("", "headed") };
-    let mut first = transaction(&a1, vec![record("k", "one"), headed, NewRecord { key: Some(Bytes::new()), value: None, headers: Vec::new() }]);
+    let headed = NewRecord {
+        headers: vec![("stamp".into(), Bytes::from_static(b"7")), ("empty".into(), Bytes::new())],
+        ..record("", "headed")
+    };
+    let mut first = transaction(
+        &a1,
+        vec![record("k", "one"), headed, NewRecord { key: Some(Bytes::new()), value: None, headers: Vec::new() }],
+    );
     first.appends[0].records.push(NewRecord { key: None, value: Some(Bytes::new()), headers: Vec::new() });
     first.appends.push(Append { to: b0.clone(), records: numbered(0..3) });
     first.ends_of = vec![b0.clone(), a1.clone()];
@@ -28,10 +34,17 @@ fn l2_a_transaction_is_visible_as_a_whole_and_ends_are_told() {
     let mut reader = log.reader(&a1, 0, Isolation::ReadCommitted, true).expect("reader");
     let records = read_to(&mut *reader, 5);
     assert_eq!(texts(&records), ["one", "headed", "", ""]);
-    assert_eq!(records[1].headers, vec![("stamp".to_owned(), Bytes::from_static(b"7")), ("empty".to_owned(), Bytes::new())]);
+    assert_eq!(
+        records[1].headers,
+        vec![("stamp".to_owned(), Bytes::from_static(b"7")), ("empty".to_owned(), Bytes::new())]
+    );
     assert_eq!(records[1].key.as_deref(), Some(&b""[..]), "an empty key is a key");
     assert_eq!((records[2].key.as_deref(), records[2].value.as_deref()), (Some(&b""[..]), None), "a tombstone");
-    assert_eq!((records[3].key.as_deref(), records[3].value.as_deref()), (None, Some(&b""[..])), "an empty value is a value");
+    assert_eq!(
+        (records[3].key.as_deref(), records[3].value.as_deref()),
+        (None, Some(&b""[..])),
+        "an empty value is a value"
+    );
     let mut reader = log.reader(&b0, 1, Isolation::ReadCommitted, false).expect("reader");
     assert_eq!(texts(&read_to(&mut *reader, 4)), ["1", "2"]);
 }
@@ -45,7 +58,9 @@ fn l2_what_is_aborted_stays_invisible_and_too_large_is_named() {
     let mut refused = transaction(&small, numbered(0..10));
     refused.appends.push(Append { to: large.clone(), records: vec![record("big", &"x".repeat(30_000))] });
     match producer.commit(&refused) {
-        Err(CommitError::Aborted(why)) => assert!(why.contains("too large") && why.contains(&large.to_string()), "{why}"),
+        Err(CommitError::Aborted(why)) => {
+            assert!(why.contains("too large") && why.contains(&large.to_string()), "{why}")
+        }
         other => panic!("{other:?}"),
     }
     // The producer goes on; position passes what was aborted.
@@ -74,7 +89,10 @@ fn a_fenced_producer_is_told_and_recovers() {
         Err(CommitError::Fenced(why)) => eprintln!("fenced: {why}"),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(old.commit(&transaction(&of, numbered(1..2))), Err(CommitError::Fenced(_))), "recover comes first");
+    assert!(
+        matches!(old.commit(&transaction(&of, numbered(1..2))), Err(CommitError::Fenced(_))),
+        "recover comes first"
+    );
     new.commit(&transaction(&of, numbered(2..3))).expect("the new holder");
     old.recover().expect("recover");
     old.commit(&transaction(&of, numbered(3..4))).expect("after recover");
@@ -90,7 +108,12 @@ fn dead_owner(id: &str, of: &TopicPartition, group: Option<(&str, &TopicPartitio
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker::shared().servers());
-    let producer: BaseProducer = config.clone().set("transactional.id", id).set("transaction.timeout.ms", "60000").create().expect("raw producer");
+    let producer: BaseProducer = config
+        .clone()
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", "60000")
+        .create()
+        .expect("raw producer");
     let timeout = Duration::from_secs(10);
     producer.init_transactions(timeout).expect("init");
     producer.begin_transaction().expect("begin");
@@ -202,13 +225,24 @@ fn topics_are_created_described_and_purged() {
     let again = NewTopic { name: name.to_string(), partitions: 9, replication_factor: None, settings: Vec::new() };
     log.create(&[again]).expect("one that is there is left as it is");
     assert_eq!(log.describe(&[&name]).expect("describe")[0].as_ref(), Some(&described));
-    let bad = NewTopic { name: unique("bad"), partitions: 1, replication_factor: None, settings: vec![("no.such".into(), "1".into())] };
+    let bad = NewTopic {
+        name: unique("bad"),
+        partitions: 1,
+        replication_factor: None,
+        settings: vec![("no.such".into(), "1".into())],
+    };
     assert!(matches!(log.create(&[bad]), Err(LogError::Refused(_))));
 
     let of = TopicPartition::new(&topic(&log, "purged", 1, &[]), 0);
-    assert_eq!(log.append(Append { to: of.clone(), records: numbered(0..10) }).expect("append"), (0..10).collect::<Vec<i64>>());
+    assert_eq!(
+        log.append(Append { to: of.clone(), records: numbered(0..10) }).expect("append"),
+        (0..10).collect::<Vec<i64>>()
+    );
     let headed = NewRecord { headers: vec![("h".into(), Bytes::from_static(b"v"))], ..record("k", "10") };
-    assert_eq!(log.append(Append { to: of.clone(), records: vec![headed, record("k", "11")] }).expect("append"), [10, 11]);
+    assert_eq!(
+        log.append(Append { to: of.clone(), records: vec![headed, record("k", "11")] }).expect("append"),
+        [10, 11]
+    );
     log.purge(&[(of.clone(), 4)]).expect("purge");
     assert_eq!(log.watermarks(&of).expect("watermarks"), Watermarks { low: 4, high: 12 });
     for position in [2, 99] {

@@ -50,7 +50,8 @@ fn pause_skips_nothing_and_headers_come_where_asked() {
     let log = log();
     let (plain, headed) = (topic(&log, "plain", 1, &[]), topic(&log, "headed", 1, &[]));
     let (p, h) = (TopicPartition::new(&plain, 0), TopicPartition::new(&headed, 0));
-    let with = |n: usize| NewRecord { headers: vec![("n".into(), Bytes::from(n.to_string()))], ..record("k", &n.to_string()) };
+    let with =
+        |n: usize| NewRecord { headers: vec![("n".into(), Bytes::from(n.to_string()))], ..record("k", &n.to_string()) };
     for to in [&p, &h] {
         log.append(Append { to: to.clone(), records: (0..20_000).map(with).collect() }).expect("append");
     }
@@ -105,9 +106,20 @@ struct Owners {
     violations: Vec<String>,
 }
 
-fn watched(log: &kafka::KafkaLog, group: &str, topic: &Arc<str>, me: usize, owners: &Arc<Mutex<Owners>>) -> Arc<dyn Member> {
+fn watched(
+    log: &kafka::KafkaLog,
+    group: &str,
+    topic: &Arc<str>,
+    me: usize,
+    owners: &Arc<Mutex<Owners>>,
+) -> Arc<dyn Member> {
     let owners = Arc::clone(owners);
-    let join = Join { group: group.to_owned(), client_id: format!("{group}-{me}"), topics: vec![Arc::clone(topic)], with_headers: Vec::new() };
+    let join = Join {
+        group: group.to_owned(),
+        client_id: format!("{group}-{me}"),
+        topics: vec![Arc::clone(topic)],
+        with_headers: Vec::new(),
+    };
     let sink = move |event: MemberEvent| match event {
         MemberEvent::Assigned { partitions, membership } => {
             let mut owners = owners.lock().expect("no panic");

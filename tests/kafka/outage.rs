@@ -32,7 +32,10 @@ fn without_a_broker_calls_fail_in_time_and_name_it() {
     retriable("committed", log.committed("group", std::slice::from_ref(&of), true));
     retriable("append", log.append(Append { to: of.clone(), records: numbered(0..1) }));
     retriable("producer", log.producer("tx").map(drop));
-    retriable("create", log.create(&[NewTopic { name: "any".into(), partitions: 1, replication_factor: None, settings: Vec::new() }]));
+    retriable(
+        "create",
+        log.create(&[NewTopic { name: "any".into(), partitions: 1, replication_factor: None, settings: Vec::new() }]),
+    );
     retriable("purge", log.purge(&[(of.clone(), 1)]));
     assert!(begun.elapsed() < Duration::from_secs(60), "calls are bounded by their timeout");
     let joined = join(&log, "group", &["any".into()], &[]);
@@ -60,6 +63,10 @@ fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
         transaction
     };
     producer.commit(&numbered_commit(0)).expect("commit");
+    // A broker that dies between the decision and its markers may forget to write them (P14, seen on 4.3.1 with one
+    // node: the coordinator takes partitions whose leader is not known yet for deleted). That is not tested here.
+    patiently("stable before", || log.committed(&group, std::slice::from_ref(&of), true));
+    eventually("the marker", || log.watermarks(&of).expect("watermarks").high == 2);
     broker.kill();
     let error = producer.commit(&numbered_commit(1)).expect_err("no broker");
     eprintln!("without a broker: {error}");
@@ -83,11 +90,36 @@ fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
         while let Ok(event) = joined.events.try_recv() {
             match event {
                 MemberEvent::Fetched(fetched) => seen.extend(texts(&fetched.records)),
-                MemberEvent::Assigned { partitions, .. } if !partitions.is_empty() => joined.member.start(of.clone(), 0, 8),
+                MemberEvent::Assigned { partitions, .. } if !partitions.is_empty() => {
+                    joined.member.start(of.clone(), 0, 8)
+                }
                 other => eprintln!("{}", told(&other)),
             }
         }
         seen.last().is_some_and(|last| last == "after")
     });
     joined.leave();
+}
+
+#[test]
+fn a_broker_that_comes_back_is_used_again_by_the_same_handles() {
+    let broker = Broker::start().expect("broker");
+    let log = impatient(&broker.servers());
+    let of = TopicPartition::new(&topic(&log, "back", 1, &[]), 0);
+    let mut reader = log.reader(&of, 0, Isolation::ReadCommitted, false).expect("reader");
+    log.append(Append { to: of.clone(), records: numbered(0..3) }).expect("append");
+    assert_eq!(texts(&read_to(&mut *reader, 3)), ["0", "1", "2"]);
+    broker.stop();
+    assert!(log.watermarks(&of).is_err());
+    retriable("append", log.append(Append { to: of.clone(), records: numbered(3..4) }));
+    broker.restart().expect("restart");
+    let high = patiently("watermarks", || log.watermarks(&of)).high;
+    let offsets = patiently("append", || log.append(Append { to: of.clone(), records: numbered(4..5) }));
+    assert!(high >= 3 && offsets[0] >= high, "nothing is lost: {high}, {offsets:?}");
+    let mut last = Vec::new();
+    eventually("the reader goes on", || {
+        last.extend(reader.next(Duration::from_millis(200)).unwrap_or_default());
+        reader.position() > offsets[0]
+    });
+    assert_eq!(texts(&last).last().map(String::as_str), Some("4"));
 }

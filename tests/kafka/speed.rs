@@ -15,21 +15,27 @@ fn figures() {
     let (_, membership) = joined.assigned();
     let mut producer = log.producer(&unique("tx")).expect("producer");
     let value = "v".repeat(100);
-    let mut times = Vec::new();
-    for n in 0..100 {
-        let records = || (0..125).map(|i| record(&format!("key-{n}-{i}"), &value)).collect();
-        let transaction = Transaction {
-            appends: parts.iter().map(|to| Append { to: to.clone(), records: records() }).collect(),
-            offsets: parts.iter().map(|of| offset(of, n, "tx 1 127.0.0.1")).collect(),
-            membership: membership.clone(),
-            ends_of: Vec::new(),
-        };
-        let begun = Instant::now();
-        producer.commit(&transaction).expect("commit");
-        times.push(begun.elapsed());
+    for pause in [0, 50] {
+        let mut times = Vec::new();
+        for n in 0..50 {
+            std::thread::sleep(Duration::from_millis(pause));
+            let records = || (0..125).map(|i| record(&format!("key-{n}-{i}"), &value)).collect();
+            let transaction = Transaction {
+                appends: parts.iter().map(|to| Append { to: to.clone(), records: records() }).collect(),
+                offsets: parts.iter().map(|of| offset(of, n, "tx 1 127.0.0.1")).collect(),
+                membership: membership.clone(),
+                ends_of: Vec::new(),
+            };
+            let begun = Instant::now();
+            producer.commit(&transaction).expect("commit");
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        println!(
+            "commit of 1000 records to 8 partitions, {pause} ms between: p50 {:?}, p98 {:?}",
+            times[25], times[48]
+        );
     }
-    times.sort();
-    println!("commit of 1000 records to 8 partitions: p50 {:?}, p99 {:?}", times[50], times[98]);
     let of = &parts[0];
     let records: Vec<NewRecord> = (0..100_000).map(|i| record(&format!("key-{i}"), &value)).collect();
     for _ in 0..10 {

@@ -95,7 +95,9 @@ impl Questions {
     }
 
     fn admin_options(&self) -> AdminOptions {
-        AdminOptions::new().request_timeout(Some(self.options.call_timeout)).operation_timeout(Some(self.options.call_timeout))
+        AdminOptions::new()
+            .request_timeout(Some(self.options.call_timeout))
+            .operation_timeout(Some(self.options.call_timeout))
     }
 
     fn admin_error(&self, what: &str, error: &KafkaError) -> LogError {
@@ -126,7 +128,10 @@ impl Questions {
         };
         let end = |of: &TopicPartition| {
             let good = |e: &&native::Element| e.code == Code::NoError && e.offset >= 0;
-            told.iter().filter(good).find(|e| e.partition == of.partition && *e.topic == *of.topic).map(|e| (of.clone(), e.offset))
+            told.iter()
+                .filter(good)
+                .find(|e| e.partition == of.partition && *e.topic == *of.topic)
+                .map(|e| (of.clone(), e.offset))
         };
         of.iter().filter_map(end).collect()
     }
@@ -142,7 +147,12 @@ impl Questions {
     }
 
     /// The group's committed positions, in the order asked.
-    pub fn committed(&self, group: &str, of: &[TopicPartition], stable: bool) -> Result<Vec<Option<Committed>>, LogError> {
+    pub fn committed(
+        &self,
+        group: &str,
+        of: &[TopicPartition],
+        stable: bool,
+    ) -> Result<Vec<Option<Committed>>, LogError> {
         if of.is_empty() {
             return Ok(Vec::new());
         }
@@ -158,9 +168,13 @@ impl Questions {
         let one = |of: &TopicPartition| {
             let found = told.iter().find(|e| e.partition == of.partition && *e.topic == *of.topic);
             // Q1
-            let Some(e) = found else { return Err(LogError::Retriable(format!("no answer about the committed position of {of}"))) };
+            let Some(e) = found else {
+                return Err(LogError::Retriable(format!("no answer about the committed position of {of}")));
+            };
             match e.code {
-                Code::NoError if e.offset >= 0 => Ok(Some(Committed { position: e.offset, metadata: e.metadata.clone() })),
+                Code::NoError if e.offset >= 0 => {
+                    Ok(Some(Committed { position: e.offset, metadata: e.metadata.clone() }))
+                }
                 Code::NoError => Ok(None),
                 Code::UnstableOffsetCommit => Err(LogError::Unstable(of.clone())),
                 code => Err(log_error(code, format!("committed position of {of}: {code}"))),
@@ -209,7 +223,8 @@ impl Questions {
                 None => return Err(LogError::Retriable(format!("no answer about the settings of {name}"))),
             };
             let setting = |of: &str| config.get(of).and_then(|entry| entry.value.clone()).unwrap_or_default();
-            let number = |of: &str| setting(of).parse::<i64>().map_err(|_| LogError::Fatal(format!("{name}: {of} is not told")));
+            let number =
+                |of: &str| setting(of).parse::<i64>().map_err(|_| LogError::Fatal(format!("{name}: {of} is not told")));
             all.push(Some(TopicDescription {
                 name: (*name).to_owned(),
                 id,

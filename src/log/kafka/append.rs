@@ -24,7 +24,8 @@ impl Appender {
     /// Does not need the broker.
     pub fn open(options: &KafkaOptions) -> Result<Appender, LogError> {
         let watch = Arc::new(Watch::new("append"));
-        let client = Client::open(false, &settings::plain_producer(options), Arc::clone(&watch), None).map_err(LogError::Fatal)?;
+        let client = Client::open(false, &settings::plain_producer(options), Arc::clone(&watch), None)
+            .map_err(LogError::Fatal)?;
         Ok(Appender { client, watch, timeout: options.call_timeout, next: 1 })
     }
 
@@ -68,7 +69,8 @@ impl Appender {
             if clock::now() >= deadline {
                 return Err(told(Code::OperationTimedOut));
             }
-            self.client.serve(Duration::from_millis(10), &mut |report: Delivery| {
+            let wait = if all_sent { Duration::from_millis(10) } else { Duration::ZERO };
+            self.client.serve(wait, &mut |report: Delivery| {
                 if let Some(slot) = report.opaque.checked_sub(first).and_then(|at| reports.get_mut(at)) {
                     *slot = Some((report.offset, report.code));
                 }

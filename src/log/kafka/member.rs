@@ -206,7 +206,9 @@ impl Poller {
         }
         let elements = self.client.seek(&positions, SEEK);
         let good = |of: &TopicPartition| match &elements {
-            Ok(all) => all.iter().any(|e| e.code == Code::NoError && e.partition == of.partition && *e.topic == *of.topic),
+            Ok(all) => {
+                all.iter().any(|e| e.code == Code::NoError && e.partition == of.partition && *e.topic == *of.topic)
+            }
             Err(_) => false,
         };
         for position in positions.iter().filter(|(of, _)| !good(of)) {

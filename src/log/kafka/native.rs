@@ -19,11 +19,13 @@ use rdkafka_sys::bindings as sys;
 use sys::rd_kafka_resp_err_t as Resp;
 
 use super::watch::Watch;
-use crate::log::{NewRecord, TopicPartition};
+use crate::log::TopicPartition;
 
 mod data;
+mod producing;
 
-pub use data::{Batch, Message, ends, topics};
+use data::List;
+pub use data::{Batch, Delivery, Element, Message, ends, topics};
 
 /// An error with librdkafka's own verdict on what helps.
 #[derive(Debug)]
@@ -40,21 +42,6 @@ pub struct Failure {
     pub abortable: bool,
 }
 
-/// An element of a list of partitions that librdkafka gave back.
-#[derive(Debug)]
-pub struct Element {
-    /// The topic's name.
-    pub topic: String,
-    /// The partition's number.
-    pub partition: i32,
-    /// An offset or one of librdkafka's negative marks.
-    pub offset: i64,
-    /// The committed metadata.
-    pub metadata: String,
-    /// The element's own error.
-    pub code: Code,
-}
-
 /// What a rebalance asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rebalance {
@@ -68,18 +55,6 @@ pub enum Rebalance {
 
 /// Called on the polling thread with the handle, the kind and the partitions.
 pub type OnRebalance = Box<dyn FnMut(&Handle, Rebalance, Vec<(String, i32)>) + Send>;
-
-/// A delivery report.
-pub struct Delivery {
-    /// What was given to [`Client::produce`], plus the record's index.
-    pub opaque: usize,
-    /// Where it went.
-    pub place: String,
-    /// Its offset, where delivered.
-    pub offset: i64,
-    /// `NoError` when delivered.
-    pub code: Code,
-}
 
 struct Callbacks {
     watch: Arc<Watch>,
@@ -98,7 +73,6 @@ pub struct Client {
 }
 
 struct TopicHandle(*mut sys::rd_kafka_topic_t);
-struct List(*mut sys::rd_kafka_topic_partition_list_t);
 
 // SAFETY: librdkafka's handles, queues and topic handles may be used by any thread at the same time; the rebalance
 // callback is reached only from the one thread that consumes (N2), the watch is Sync.
@@ -154,51 +128,6 @@ fn take(error: *mut sys::rd_kafka_error_t) -> Result<(), Failure> {
     }
 }
 
-impl List {
-    fn of<'a>(items: impl Iterator<Item = (&'a str, i32, i64, &'a str)>) -> List {
-        // SAFETY: the list is new; elements are written right after they were added; the metadata is from malloc,
-        // as librdkafka frees it.
-        unsafe {
-            let list = List(sys::rd_kafka_topic_partition_list_new(8));
-            for (topic, partition, offset, metadata) in items {
-                let element = sys::rd_kafka_topic_partition_list_add(list.0, c(topic).as_ptr(), partition);
-                (*element).offset = offset;
-                if !metadata.is_empty() {
-                    (*element).metadata = libc::malloc(metadata.len());
-                    (*element).metadata_size = metadata.len();
-                    libc::memcpy((*element).metadata, metadata.as_ptr().cast(), metadata.len());
-                }
-            }
-            list
-        }
-    }
-
-    fn positions(items: &[(TopicPartition, i64)]) -> List {
-        List::of(items.iter().map(|(of, offset)| (&*of.topic, of.partition, *offset, "")))
-    }
-
-    fn read(list: *const sys::rd_kafka_topic_partition_list_t) -> Vec<Element> {
-        if list.is_null() {
-            return Vec::new();
-        }
-        // SAFETY: the list holds `cnt` elements and is not changed meanwhile.
-        let elements = unsafe { std::slice::from_raw_parts((*list).elems, (*list).cnt as usize * usize::from(!(*list).elems.is_null())) };
-        elements.iter().map(element).collect()
-    }
-}
-
-fn element(e: &sys::rd_kafka_topic_partition_t) -> Element {
-    let metadata = slice(e.metadata, e.metadata_size).map(|b| String::from_utf8_lossy(b).into_owned());
-    Element { topic: text(e.topic), partition: e.partition, offset: e.offset, metadata: metadata.unwrap_or_default(), code: e.err.into() }
-}
-
-impl Drop for List {
-    fn drop(&mut self) {
-        // SAFETY: ours, freed once.
-        unsafe { sys::rd_kafka_topic_partition_list_destroy(self.0) }
-    }
-}
-
 fn callbacks<'a>(opaque: *mut c_void) -> Option<&'a Callbacks> {
     // SAFETY: the opaque is the box made in `open`, which outlives the handle (N2).
     unsafe { opaque.cast::<Callbacks>().as_ref() }
@@ -220,7 +149,12 @@ extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: *const 
     }
 }
 
-extern "C" fn on_rebalance(rk: *mut sys::rd_kafka_t, code: Resp, list: *mut sys::rd_kafka_topic_partition_list_t, opaque: *mut c_void) {
+extern "C" fn on_rebalance(
+    rk: *mut sys::rd_kafka_t,
+    code: Resp,
+    list: *mut sys::rd_kafka_topic_partition_list_t,
+    opaque: *mut c_void,
+) {
     let Some(rebalance) = callbacks(opaque).and_then(|c| c.rebalance.as_ref()) else { return };
     let kind = match code.into() {
         Code::AssignPartitions => Rebalance::Assign,
@@ -303,14 +237,20 @@ impl std::ops::Deref for Client {
 
 impl Client {
     /// A consumer (its events come to whoever consumes) or a producer (delivery reports come to [`Client::serve`]).
-    pub fn open(consumer: bool, settings: &[(String, String)], watch: Arc<Watch>, rebalance: Option<OnRebalance>) -> Result<Client, String> {
+    pub fn open(
+        consumer: bool,
+        settings: &[(String, String)],
+        watch: Arc<Watch>,
+        rebalance: Option<OnRebalance>,
+    ) -> Result<Client, String> {
         let mut why = [0 as c_char; 512];
         let callbacks = Box::into_raw(Box::new(Callbacks { watch, rebalance: rebalance.map(RefCell::new) }));
         // SAFETY: the conf is ours until rd_kafka_new succeeds; the callbacks are freed here when it does not.
         unsafe {
             let conf = sys::rd_kafka_conf_new();
             for (name, value) in settings {
-                let done = sys::rd_kafka_conf_set(conf, c(name).as_ptr(), c(value).as_ptr(), why.as_mut_ptr(), why.len());
+                let done =
+                    sys::rd_kafka_conf_set(conf, c(name).as_ptr(), c(value).as_ptr(), why.as_mut_ptr(), why.len());
                 if done != sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
                     sys::rd_kafka_conf_destroy(conf);
                     drop(Box::from_raw(callbacks));
@@ -323,7 +263,11 @@ impl Client {
             if (*callbacks).rebalance.is_some() {
                 sys::rd_kafka_conf_set_rebalance_cb(conf, Some(on_rebalance));
             }
-            let kind = if consumer { sys::rd_kafka_type_t::RD_KAFKA_CONSUMER } else { sys::rd_kafka_type_t::RD_KAFKA_PRODUCER };
+            let kind = if consumer {
+                sys::rd_kafka_type_t::RD_KAFKA_CONSUMER
+            } else {
+                sys::rd_kafka_type_t::RD_KAFKA_PRODUCER
+            };
             if !consumer {
                 sys::rd_kafka_conf_set_events(conf, sys::RD_KAFKA_EVENT_DR | sys::RD_KAFKA_EVENT_ERROR);
             }
@@ -383,14 +327,19 @@ impl Client {
         let filled = batch.0.len();
         batch.0.resize(filled + max, null_mut());
         // SAFETY: there is room for `max` pointers from `filled` on.
-        let got = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, ms(timeout), batch.0.as_mut_ptr().add(filled), max) };
+        let got = unsafe {
+            sys::rd_kafka_consume_batch_queue(self.queue, ms(timeout), batch.0.as_mut_ptr().add(filled), max)
+        };
         let got = usize::try_from(got).unwrap_or(0);
         batch.0.truncate(filled + got);
         got
     }
 
     /// Commits synchronously; each element carries its own error.
-    pub fn commit<'a>(&self, offsets: impl Iterator<Item = (&'a str, i32, i64, &'a str)>) -> Result<Vec<Element>, Failure> {
+    pub fn commit<'a>(
+        &self,
+        offsets: impl Iterator<Item = (&'a str, i32, i64, &'a str)>,
+    ) -> Result<Vec<Element>, Failure> {
         let list = List::of(offsets);
         // SAFETY: the list lives during the call, which fills in the errors.
         plain(unsafe { sys::rd_kafka_commit(self.0, list.0, 0) })?;
@@ -410,7 +359,14 @@ impl Client {
         let (mut low, mut high) = (0, 0);
         // SAFETY: the name and both numbers live during the call.
         plain(unsafe {
-            sys::rd_kafka_query_watermark_offsets(self.0, c(&of.topic).as_ptr(), of.partition, &mut low, &mut high, ms(timeout))
+            sys::rd_kafka_query_watermark_offsets(
+                self.0,
+                c(&of.topic).as_ptr(),
+                of.partition,
+                &mut low,
+                &mut high,
+                ms(timeout),
+            )
         })?;
         Ok((low, high))
     }
@@ -443,132 +399,6 @@ impl Client {
         }
         topics.insert(name.to_owned(), TopicHandle(rkt));
         Ok(rkt)
-    }
-
-    /// Enqueues records without headers; `opaque` plus the index comes back with the report. On error tells how
-    /// many were enqueued.
-    pub fn produce(&self, to: &TopicPartition, records: &[NewRecord], opaque: usize) -> Result<(), (usize, Failure)> {
-        let rkt = self.topic(&to.topic).map_err(|failure| (0, failure))?;
-        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or((null_mut(), 0), |b| (b.as_ptr().cast_mut().cast::<c_void>(), b.len()));
-        let mut messages: Vec<sys::rd_kafka_message_t> = Vec::with_capacity(records.len());
-        for (index, record) in records.iter().enumerate() {
-            let ((payload, len), (key, key_len)) = (part(&record.value), part(&record.key));
-            let private = if opaque == 0 { null_mut() } else { (opaque + index) as *mut c_void };
-            let (err, partition) = (Resp::RD_KAFKA_RESP_ERR_NO_ERROR, to.partition);
-            messages.push(sys::rd_kafka_message_t { err, rkt, partition, payload, len, key, key_len, offset: 0, _private: private });
-        }
-        // SAFETY: the messages live during the call, which copies what they point to (N3).
-        unsafe { sys::rd_kafka_produce_batch(rkt, to.partition, sys::RD_KAFKA_MSG_F_COPY, messages.as_mut_ptr(), messages.len() as c_int) };
-        match messages.iter().position(|m| m.err != Resp::RD_KAFKA_RESP_ERR_NO_ERROR) {
-            None => Ok(()),
-            Some(at) => plain(messages[at].err).map_err(|failure| (at, failure)),
-        }
-    }
-
-    /// Enqueues one record with its headers.
-    pub fn produce_with_headers(&self, to: &TopicPartition, record: &NewRecord, opaque: usize) -> Result<(), Failure> {
-        use sys::rd_kafka_vtype_t as Is;
-        type Value = sys::rd_kafka_vu_s__bindgen_ty_1;
-        let rkt = self.topic(&to.topic)?;
-        let memory = |bytes: &Option<Bytes>| {
-            let (ptr, size) = bytes.as_ref().map_or((null_mut(), 0), |b| (b.as_ptr().cast_mut().cast(), b.len()));
-            Value { mem: sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr, size } }
-        };
-        // SAFETY: everything pointed to lives during the call and is copied (N3); the headers belong to librdkafka
-        // when it succeeds and are freed here when it does not.
-        unsafe {
-            let headers = sys::rd_kafka_headers_new(record.headers.len());
-            for (name, value) in &record.headers {
-                let (name, size) = (name.as_ptr().cast(), name.len() as isize);
-                sys::rd_kafka_header_add(headers, name, size, value.as_ptr().cast(), value.len() as isize);
-            }
-            let values = [
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_RKT, u: Value { rkt } },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_PARTITION, u: Value { i32_: to.partition } },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_MSGFLAGS, u: Value { i: sys::RD_KAFKA_MSG_F_COPY } },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_KEY, u: memory(&record.key) },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_VALUE, u: memory(&record.value) },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_OPAQUE, u: Value { ptr: opaque as *mut c_void } },
-                sys::rd_kafka_vu_t { vtype: Is::RD_KAFKA_VTYPE_HEADERS, u: Value { headers } },
-            ];
-            let produced = take(sys::rd_kafka_produceva(self.0, values.as_ptr(), values.len()));
-            if produced.is_err() {
-                sys::rd_kafka_headers_destroy(headers);
-            }
-            produced
-        }
-    }
-
-    /// Serves one event: errors go to the watch, delivery reports to `report`.
-    pub fn serve(&self, timeout: Duration, report: &mut dyn FnMut(Delivery)) {
-        // SAFETY: the event is ours and freed once; its messages live as long as it does.
-        unsafe {
-            let event = sys::rd_kafka_queue_poll(self.queue, ms(timeout));
-            if event.is_null() {
-                return;
-            }
-            match sys::rd_kafka_event_type(event) {
-                sys::RD_KAFKA_EVENT_ERROR => {
-                    self.watch().error(sys::rd_kafka_event_error(event).into(), text(sys::rd_kafka_event_error_string(event)));
-                }
-                sys::RD_KAFKA_EVENT_DR => {
-                    while let Some(m) = sys::rd_kafka_event_message_next(event).as_ref() {
-                        let place = format!("{}-{}", text(sys::rd_kafka_topic_name(m.rkt)), m.partition);
-                        report(Delivery { opaque: m._private as usize, place, offset: m.offset, code: m.err.into() });
-                    }
-                }
-                _ => {}
-            }
-            sys::rd_kafka_event_destroy(event);
-        }
-    }
-
-    /// Waits until nothing is on its way.
-    pub fn flush(&self, timeout: Duration) -> Result<(), Failure> {
-        // SAFETY: the handle lives; here and in the next four.
-        plain(unsafe { sys::rd_kafka_flush(self.0, ms(timeout)) })
-    }
-
-    /// Fences earlier holders of the transactional id and decides their transaction.
-    pub fn init_transactions(&self, timeout: Duration) -> Result<(), Failure> {
-        // SAFETY: see flush.
-        take(unsafe { sys::rd_kafka_init_transactions(self.0, ms(timeout)) })
-    }
-
-    /// Begins a transaction.
-    pub fn begin(&self) -> Result<(), Failure> {
-        // SAFETY: see flush.
-        take(unsafe { sys::rd_kafka_begin_transaction(self.0) })
-    }
-
-    /// Commits the transaction.
-    pub fn commit_transaction(&self, timeout: Duration) -> Result<(), Failure> {
-        // SAFETY: see flush.
-        take(unsafe { sys::rd_kafka_commit_transaction(self.0, ms(timeout)) })
-    }
-
-    /// Aborts the transaction.
-    pub fn abort_transaction(&self, timeout: Duration) -> Result<(), Failure> {
-        // SAFETY: see flush.
-        take(unsafe { sys::rd_kafka_abort_transaction(self.0, ms(timeout)) })
-    }
-
-    /// Adds the group's positions to the transaction under this membership.
-    pub fn send_offsets<'a>(
-        &self,
-        offsets: impl Iterator<Item = (&'a str, i32, i64, &'a str)>,
-        membership: &[u8],
-        timeout: Duration,
-    ) -> Result<(), Failure> {
-        let list = List::of(offsets);
-        let mut metadata = null_mut();
-        // SAFETY: the bytes live during the call; the metadata is ours and freed once.
-        unsafe {
-            take(sys::rd_kafka_consumer_group_metadata_read(&mut metadata, membership.as_ptr().cast(), membership.len()))?;
-            let sent = take(sys::rd_kafka_send_offsets_to_transaction(self.0, list.0, metadata, ms(timeout)));
-            sys::rd_kafka_consumer_group_metadata_destroy(metadata);
-            sent
-        }
     }
 }
 

@@ -49,7 +49,8 @@ struct Served {
 impl Served {
     fn open(options: &KafkaOptions, id: &str) -> Result<Served, LogError> {
         let watch = Arc::new(Watch::new(id));
-        let client = Client::open(false, &settings::transactional(options, id), Arc::clone(&watch), None).map_err(LogError::Fatal)?;
+        let client = Client::open(false, &settings::transactional(options, id), Arc::clone(&watch), None)
+            .map_err(LogError::Fatal)?;
         let client = Arc::new(client);
         let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let spoiled = Arc::new(AtomicBool::new(false));
@@ -75,7 +76,9 @@ impl Served {
     fn init(&self, id: &str, deadline: Instant) -> Result<(), LogError> {
         loop {
             let left = deadline.saturating_duration_since(clock::now());
-            let Err(failure) = self.client.init_transactions(left.max(Duration::from_millis(100))) else { return Ok(()) };
+            let Err(failure) = self.client.init_transactions(left.max(Duration::from_millis(100))) else {
+                return Ok(());
+            };
             let over = clock::now() >= deadline;
             if over || !(failure.retriable || passing(failure.code)) {
                 let text = self.watch.explain(&format!("init_transactions of {id}: {}", failure.text));
@@ -115,9 +118,20 @@ impl Drop for Served {
 
 impl KafkaProducer {
     /// Opens the producer and decides every earlier transaction of the id.
-    pub fn open(options: &Arc<KafkaOptions>, questions: &Arc<admin::Questions>, id: &str) -> Result<KafkaProducer, LogError> {
+    pub fn open(
+        options: &Arc<KafkaOptions>,
+        questions: &Arc<admin::Questions>,
+        id: &str,
+    ) -> Result<KafkaProducer, LogError> {
         let (options, questions) = (Arc::clone(options), Arc::clone(questions));
-        let mut producer = KafkaProducer { options, questions, id: id.to_owned(), served: None, known: HashSet::new(), undecided: true };
+        let mut producer = KafkaProducer {
+            options,
+            questions,
+            id: id.to_owned(),
+            served: None,
+            known: HashSet::new(),
+            undecided: true,
+        };
         producer.recover()?;
         Ok(producer)
     }
@@ -129,9 +143,13 @@ impl KafkaProducer {
                 continue;
             }
             let partitions = served.client.learn(&append.to.topic, self.options.call_timeout);
-            let partitions = partitions.map_err(|f| CommitError::Aborted(served.explain(&format!("topic {}", append.to.topic), &f)))?;
+            let partitions = partitions
+                .map_err(|f| CommitError::Aborted(served.explain(&format!("topic {}", append.to.topic), &f)))?;
             if append.to.partition >= partitions {
-                return Err(CommitError::Aborted(format!("{} does not exist: the topic has {partitions} partitions", append.to)));
+                return Err(CommitError::Aborted(format!(
+                    "{} does not exist: the topic has {partitions} partitions",
+                    append.to
+                )));
             }
             self.known.insert(append.to.clone());
         }
@@ -144,14 +162,15 @@ impl KafkaProducer {
         served.failed_record();
         // 1. A crash from here to 4 leaves an open transaction, which the next holder of the id or the broker aborts.
         served.client.begin().map_err(|failure| CommitError::Fenced(served.explain("begin", &failure)))?;
-        // 2. Records are on their way while the positions are sent.
+        // 2. Positions first: a stale membership is found out before anything is on its way, and while the markers of
+        // the transaction before are being written, librdkafka asks again after 2 ms; for records it would after 20.
+        if let Err((what, failure)) = self.send_offsets(served, transaction, deadline) {
+            return Err(self.abort(served, what, &failure));
+        }
         for append in &transaction.appends {
             if let Err(failure) = enqueue(&served.client, append, deadline) {
                 return Err(self.abort(served, &format!("produce to {}", append.to), &failure));
             }
-        }
-        if let Err((what, failure)) = self.send_offsets(served, transaction, deadline) {
-            return Err(self.abort(served, what, &failure));
         }
         // 3. Every record is there or has failed before the end is asked for, so that a fenced producer is told apart (K2).
         let left = deadline.saturating_duration_since(clock::now());
@@ -169,16 +188,27 @@ impl KafkaProducer {
         self.end(served, deadline + Duration::from_secs(5), before)
     }
 
-    fn send_offsets(&self, served: &Served, transaction: &Transaction, deadline: Instant) -> Result<(), (&'static str, Failure)> {
+    fn send_offsets(
+        &self,
+        served: &Served,
+        transaction: &Transaction,
+        deadline: Instant,
+    ) -> Result<(), (&'static str, Failure)> {
         if transaction.offsets.is_empty() {
             return Ok(());
         }
         let what = "send the positions";
         loop {
-            debug_assert!(transaction.offsets.iter().all(|offset| offset.position >= 0), "P3: negative positions are skipped silently");
-            let offsets = transaction.offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
+            debug_assert!(
+                transaction.offsets.iter().all(|offset| offset.position >= 0),
+                "P3: negative positions are skipped silently"
+            );
+            let offsets =
+                transaction.offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
             let left = deadline.saturating_duration_since(clock::now());
-            let Err(failure) = served.client.send_offsets(offsets, &transaction.membership.0, left) else { return Ok(()) };
+            let Err(failure) = served.client.send_offsets(offsets, &transaction.membership.0, left) else {
+                return Ok(());
+            };
             let again = failure.retriable && !failure.abortable && !failure.fatal && clock::now() < deadline;
             if !again {
                 return Err((what, failure));
@@ -217,7 +247,9 @@ impl KafkaProducer {
             let left = deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(100));
             match served.client.abort_transaction(left) {
                 Ok(()) => return CommitError::Aborted(why),
-                Err(again) if again.retriable && clock::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                Err(again) if again.retriable && clock::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
                 Err(other) => return CommitError::Fenced(format!("{why}; abort: {}", other.text)),
             }
         }
@@ -278,7 +310,9 @@ fn enqueue(client: &Client, append: &Append, deadline: Instant) -> Result<(), Fa
         };
         rest = &rest[done..];
         match result {
-            Err(failure) if failure.code == Code::QueueFull && clock::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            Err(failure) if failure.code == Code::QueueFull && clock::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
             other => other?,
         }
     }

@@ -31,12 +31,19 @@ pub struct KafkaReader {
 
 impl KafkaReader {
     /// Does not wait for the broker.
-    pub fn open(options: &KafkaOptions, of: &TopicPartition, position: i64, isolation: Isolation, headers: bool) -> Result<KafkaReader, LogError> {
+    pub fn open(
+        options: &KafkaOptions,
+        of: &TopicPartition,
+        position: i64,
+        isolation: Isolation,
+        headers: bool,
+    ) -> Result<KafkaReader, LogError> {
         if position < 0 {
             return Err(LogError::Fatal(format!("a reader of {of} cannot begin at {position}")));
         }
         let watch = Arc::new(Watch::new(&format!("reader of {of}")));
-        let client = Client::open(true, &settings::reader(options, isolation), Arc::clone(&watch), None).map_err(LogError::Fatal)?;
+        let client = Client::open(true, &settings::reader(options, isolation), Arc::clone(&watch), None)
+            .map_err(LogError::Fatal)?;
         client.assign(&[(of.clone(), position)]).map_err(|failure| of_failure("assign", &failure))?;
         let (batch, arena) = (Batch::default(), Arena::default());
         let timeout = options.call_timeout;

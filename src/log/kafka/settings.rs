@@ -107,7 +107,10 @@ fn s(value: &str) -> String {
 
 fn own_first(options: &KafkaOptions, defaults: &[(&str, &str)], belongs: fn(&str) -> bool) -> Settings {
     let mut settings = Settings::new();
-    put(&mut settings, &[("bootstrap.servers", options.bootstrap_servers.clone()), ("client.id", options.client_id.clone())]);
+    put(
+        &mut settings,
+        &[("bootstrap.servers", options.bootstrap_servers.clone()), ("client.id", options.client_id.clone())],
+    );
     put(&mut settings, &[("enable.metrics.push", s("false")), ("log.connection.close", s("false"))]);
     put(&mut settings, &[("socket.timeout.ms", s("10000")), ("socket.nagle.disable", s("true"))]);
     put(&mut settings, &[("reconnect.backoff.ms", s("50")), ("reconnect.backoff.max.ms", s("1000"))]);
@@ -126,7 +129,8 @@ fn producers_only(name: &str) -> bool {
 
 /// Properties that only consumers take.
 fn consumers_only(name: &str) -> bool {
-    const NAMES: &[&str] = &["queued.min.messages", "queued.max.messages.kbytes", "heartbeat.interval.ms", "client.rack"];
+    const NAMES: &[&str] =
+        &["queued.min.messages", "queued.max.messages.kbytes", "heartbeat.interval.ms", "client.rack"];
     NAMES.contains(&name) || name.starts_with("fetch.") || name.starts_with("coordinator.")
 }
 
@@ -154,7 +158,10 @@ pub fn member(options: &KafkaOptions, group: &str, client_id: &str) -> Settings 
     let heartbeat = (session / 4).clamp(100, 3000);
     put(&mut settings, &[("group.id", s(group)), ("client.id", s(client_id)), ("group.protocol", s("classic"))]);
     put(&mut settings, &[("partition.assignment.strategy", s("cooperative-sticky"))]);
-    put(&mut settings, &[("session.timeout.ms", session.to_string()), ("heartbeat.interval.ms", heartbeat.to_string())]);
+    put(
+        &mut settings,
+        &[("session.timeout.ms", session.to_string()), ("heartbeat.interval.ms", heartbeat.to_string())],
+    );
     put(&mut settings, &[("max.poll.interval.ms", 300_000.max(session).to_string())]);
     put(&mut settings, &[("topic.metadata.refresh.interval.ms", s("10000"))]);
     settings
@@ -185,7 +192,7 @@ fn producing(options: &KafkaOptions) -> Settings {
     let defaults = [
         ("linger.ms", "2"),
         ("retry.backoff.ms", "2"),
-        ("retry.backoff.max.ms", "50"),
+        ("retry.backoff.max.ms", "5"),
         ("compression.type", "none"),
         ("batch.num.messages", "10000"),
         ("queue.buffering.max.messages", "2000000"),

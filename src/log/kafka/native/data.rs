@@ -1,4 +1,4 @@
-//! What comes back from librdkafka in bulk: fetched messages and answers to admin requests.
+//! What goes to and comes from librdkafka in bulk: lists of partitions, fetched messages, answers to admin requests.
 //!
 //! N4: a [`Message`] is read only while its [`Batch`] holds it; the batch frees each message once.
 
@@ -9,8 +9,91 @@ use std::time::Duration;
 use bytes::Bytes;
 use rdkafka_sys::bindings as sys;
 
-use super::{Client, Code, Element, Failure, List, c, element, ms, plain, slice, text};
+use super::{Client, Code, Failure, c, ms, plain, slice, text};
 use crate::log::{Headers, TopicPartition};
+
+/// An element of a list of partitions that librdkafka gave back.
+#[derive(Debug)]
+pub struct Element {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// An offset or one of librdkafka's negative marks.
+    pub offset: i64,
+    /// The committed metadata.
+    pub metadata: String,
+    /// The element's own error.
+    pub code: Code,
+}
+
+/// A delivery report.
+pub struct Delivery {
+    /// What was given to [`Client::produce`], plus the record's index.
+    pub opaque: usize,
+    /// Where it went.
+    pub place: String,
+    /// Its offset, where delivered.
+    pub offset: i64,
+    /// `NoError` when delivered.
+    pub code: Code,
+}
+
+/// A list of partitions, in librdkafka's memory.
+pub(super) struct List(pub(super) *mut sys::rd_kafka_topic_partition_list_t);
+
+impl List {
+    pub(super) fn of<'a>(items: impl Iterator<Item = (&'a str, i32, i64, &'a str)>) -> List {
+        // SAFETY: the list is new; elements are written right after they were added; the metadata is from malloc,
+        // as librdkafka frees it.
+        unsafe {
+            let list = List(sys::rd_kafka_topic_partition_list_new(8));
+            for (topic, partition, offset, metadata) in items {
+                let element = sys::rd_kafka_topic_partition_list_add(list.0, c(topic).as_ptr(), partition);
+                (*element).offset = offset;
+                if !metadata.is_empty() {
+                    (*element).metadata = libc::malloc(metadata.len());
+                    (*element).metadata_size = metadata.len();
+                    libc::memcpy((*element).metadata, metadata.as_ptr().cast(), metadata.len());
+                }
+            }
+            list
+        }
+    }
+
+    pub(super) fn positions(items: &[(TopicPartition, i64)]) -> List {
+        List::of(items.iter().map(|(of, offset)| (&*of.topic, of.partition, *offset, "")))
+    }
+
+    pub(super) fn read(list: *const sys::rd_kafka_topic_partition_list_t) -> Vec<Element> {
+        if list.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: the list holds `cnt` elements and is not changed meanwhile.
+        let elements = unsafe {
+            std::slice::from_raw_parts((*list).elems, (*list).cnt as usize * usize::from(!(*list).elems.is_null()))
+        };
+        elements.iter().map(element).collect()
+    }
+}
+
+fn element(e: &sys::rd_kafka_topic_partition_t) -> Element {
+    let metadata = slice(e.metadata, e.metadata_size).map(|b| String::from_utf8_lossy(b).into_owned());
+    Element {
+        topic: text(e.topic),
+        partition: e.partition,
+        offset: e.offset,
+        metadata: metadata.unwrap_or_default(),
+        code: e.err.into(),
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: ours, freed once.
+        unsafe { sys::rd_kafka_topic_partition_list_destroy(self.0) }
+    }
+}
 
 /// Messages that were fetched and not yet freed.
 #[derive(Default)]
@@ -106,7 +189,9 @@ impl Message<'_> {
                 return all;
             }
             let (mut name, mut value, mut size): (*const c_char, *const c_void, usize) = (null(), null(), 0);
-            while Code::from(sys::rd_kafka_header_get_all(list, all.len(), &mut name, &mut value, &mut size)) == Code::NoError {
+            while Code::from(sys::rd_kafka_header_get_all(list, all.len(), &mut name, &mut value, &mut size))
+                == Code::NoError
+            {
                 all.push((text(name), slice(value, size).map(Bytes::copy_from_slice).unwrap_or_default()));
             }
         }
@@ -119,7 +204,11 @@ struct Answer(*mut sys::rd_kafka_queue_t, *mut sys::rd_kafka_event_t);
 
 impl Answer {
     /// Sends a request whose answer is to come to the queue given, and waits for it.
-    fn to(client: &Client, timeout: Duration, request: impl FnOnce(*mut sys::rd_kafka_queue_t)) -> Result<Answer, Failure> {
+    fn to(
+        client: &Client,
+        timeout: Duration,
+        request: impl FnOnce(*mut sys::rd_kafka_queue_t),
+    ) -> Result<Answer, Failure> {
         // SAFETY: queue and event are ours, freed in drop.
         unsafe {
             let queue = sys::rd_kafka_queue_new(client.raw());
@@ -178,16 +267,17 @@ pub fn ends(client: &Client, of: &[TopicPartition], timeout: Duration) -> Result
         let all = sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED;
         let error = sys::rd_kafka_AdminOptions_set_isolation_level(options.0, all);
         super::take(error)?;
-        let answer = Answer::to(client, timeout, |queue| sys::rd_kafka_ListOffsets(client.raw(), list.0, options.0, queue))?;
+        let answer =
+            Answer::to(client, timeout, |queue| sys::rd_kafka_ListOffsets(client.raw(), list.0, options.0, queue))?;
         let mut count = 0;
-        let infos = sys::rd_kafka_ListOffsets_result_infos(sys::rd_kafka_event_ListOffsets_result(answer.1), &mut count);
+        let infos =
+            sys::rd_kafka_ListOffsets_result_infos(sys::rd_kafka_event_ListOffsets_result(answer.1), &mut count);
         let infos = if infos.is_null() { &[][..] } else { std::slice::from_raw_parts(infos, count) };
         Ok(infos.iter().map(|info| element(&*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info))).collect())
     }
 }
 
 /// The ids and partition counts of topics, in the order asked; `None` where there is no such topic.
-#[expect(clippy::type_complexity, reason = "a name for it would not tell more")]
 pub fn topics(client: &Client, names: &[&str], timeout: Duration) -> Result<Vec<Option<(String, i32)>>, Failure> {
     let owned: Vec<CString> = names.iter().map(|name| c(name)).collect();
     let mut pointers: Vec<*const c_char> = owned.iter().map(|name| name.as_ptr()).collect();
@@ -203,7 +293,8 @@ pub fn topics(client: &Client, names: &[&str], timeout: Duration) -> Result<Vec<
         sys::rd_kafka_TopicCollection_destroy(collection);
         let answer = answer?;
         let mut count = 0;
-        let topics = sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(answer.1), &mut count);
+        let topics =
+            sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(answer.1), &mut count);
         let topics = if topics.is_null() { &[][..] } else { std::slice::from_raw_parts(topics, count) };
         for topic in topics {
             let error = sys::rd_kafka_TopicDescription_error(*topic);
