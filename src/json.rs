@@ -63,7 +63,7 @@ impl JsonEvent<'_> {
     pub fn key(&self, within: &Bytes) -> Result<Option<Bytes>, String> {
         match (&self.key, &self.key_base64) {
             (Some(_), Some(_)) => Err("both key and key_base64".into()),
-            (Some(text), None) => Ok(Some(share(&text.0, within))),
+            (Some(text), None) => Ok(Some(share(text, within))),
             (None, Some(text)) => unbase("key_base64", &text.0).map(Some),
             (None, None) => Ok(None),
         }
@@ -96,14 +96,14 @@ pub fn bytes_of(raw: &RawValue, within: &Bytes) -> Result<Bytes, String> {
     match raw.get().as_bytes() {
         [b'"', ..] => {
             let text: Text<'_> = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
-            Ok(share(&text.0, within))
+            Ok(share(&text, within))
         }
         other => Ok(within.slice_ref(other)),
     }
 }
 
-fn share(text: &Cow<'_, str>, within: &Bytes) -> Bytes {
-    match text {
+fn share(text: &Text<'_>, within: &Bytes) -> Bytes {
+    match &text.0 {
         Cow::Borrowed(text) => within.slice_ref(text.as_bytes()),
         Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
     }

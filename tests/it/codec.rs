@@ -142,18 +142,18 @@ proptest! {
 #[test]
 fn what_no_event_can_be_is_malformed() {
     let key = Bytes::from_static(b"k");
-    let stamp = Some(proto::Stamp { sequence: 1, ..Default::default() });
+    let stamp = proto::Stamp { sequence: 1, ..Default::default() };
     let encoded = |message: &proto::StampedEvent| Bytes::from(message.encode_to_vec());
     let malformed = |key: &Bytes, message: &proto::StampedEvent| {
         matches!(StampedEvent::decode(key.clone(), encoded(message)), Err(DecodeError::Malformed(_)))
     };
-    let whole = proto::StampedEvent { stamp: stamp.clone(), action: 1, ..Default::default() };
+    let whole = proto::StampedEvent { stamp: Some(stamp.clone()), action: 1, ..Default::default() };
     assert!(!malformed(&key, &whole));
     assert!(malformed(&key, &proto::StampedEvent { stamp: None, ..whole.clone() }), "no stamp");
     assert!(malformed(&key, &proto::StampedEvent { action: 0, ..whole.clone() }), "no action");
     assert!(malformed(&key, &proto::StampedEvent { action: 9, ..whole.clone() }), "unknown action");
     assert!(malformed(&Bytes::new(), &whole), "an empty key");
     assert!(malformed(&Bytes::from(vec![b'k'; 1025]), &whole), "a key over 1 KiB");
-    let deep = Some(proto::Stamp { path: vec![0; 256], ..stamp.unwrap() });
+    let deep = Some(proto::Stamp { path: vec![0; 256], ..stamp });
     assert!(malformed(&key, &proto::StampedEvent { stamp: deep, ..whole }), "too deep a path");
 }

@@ -98,11 +98,10 @@ impl Checks<'_> {
         if instance.contains(['/', '\\', '\0']) || instance == "." || instance == ".." {
             self.problem("application.instance_id", &format!("{instance:?}"), "a folder is named after it");
         }
-        for (key, address) in [("server.listen", &config.server.listen)] {
-            let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-            if !address.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_err()) {
-                self.problem(key, &format!("{address:?}"), "expected host:port, such as \"127.0.0.1:8080\"");
-            }
+        let listen = &config.server.listen;
+        let port = listen.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+        if !listen.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            self.problem("server.listen", &format!("{listen:?}"), "expected host:port, such as \"127.0.0.1:8080\"");
         }
     }
 

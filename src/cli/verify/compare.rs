@@ -1,0 +1,154 @@
+//! Compares what the reference leaves behind with what the changelog holds.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Difference, Report};
+use crate::entry::Entry;
+use crate::reference::{Held, Reference};
+
+/// Compares every key, both ways (V3). A key whose entry comes from a root at or beyond `end`, which
+/// is a sequence with its epoch, was written by what the reference does not cover, and is left out.
+pub fn compare(reference: Reference, actual: BTreeMap<Bytes, Entry>, end: u64) -> Report {
+    let mut report = Report { events: reference.events, ..Report::default() };
+    let mut expected = reference.state;
+    for (key, entry) in actual {
+        let expected = expected.remove(&key);
+        if entry.stamp.sequence >= end {
+            continue;
+        }
+        report.judge(key, expected, Some((entry.stamp, entry.action, entry.value)));
+    }
+    for (key, held) in expected {
+        report.judge(key, Some(held), None);
+    }
+    report.differences.sort_by(|a, b| a.key.cmp(&b.key));
+    report
+}
+
+impl Report {
+    fn judge(&mut self, key: Bytes, expected: Option<Held>, actual: Option<Held>) {
+        self.keys += 1;
+        if expected != actual {
+            self.differences.push(Difference { key, expected, actual });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::{apply, failed_stamp};
+    use super::*;
+    use crate::event::{Action, Event, StampedEvent};
+    use crate::log::{Headers, Record};
+    use crate::stamp::Stamp;
+
+    fn held(stamp: &str, action: Action, value: Option<&'static str>) -> Held {
+        (stamp.parse().unwrap(), action, value.map(Bytes::from))
+    }
+
+    fn entry((stamp, action, value): Held) -> Entry {
+        Entry { stamp, action, value, origin: Bytes::new() }
+    }
+
+    fn reference(state: &[(&'static str, Held)]) -> Reference {
+        let state = state.iter().map(|(key, held)| (Bytes::from(*key), held.clone())).collect();
+        Reference { state, events: 9, ..Reference::default() }
+    }
+
+    fn actual(state: &[(&'static str, Held)]) -> BTreeMap<Bytes, Entry> {
+        state.iter().map(|(key, held)| (Bytes::from(*key), entry(held.clone()))).collect()
+    }
+
+    #[test]
+    fn the_same_state_has_no_differences() {
+        let state = [("a", held("1", Action::Add, Some("x"))), ("b", held("2/0", Action::Remove, None))];
+        let report = compare(reference(&state), actual(&state), 3);
+        assert_eq!(report, Report { keys: 2, events: 9, differences: vec![] });
+    }
+
+    #[test]
+    fn every_part_of_the_state_is_compared() {
+        let right = held("1", Action::Add, Some("x"));
+        for wrong in [
+            held("0", Action::Add, Some("x")),
+            held("1/0", Action::Add, Some("x")),
+            held("1", Action::Remove, Some("x")),
+            held("1", Action::Add, Some("y")),
+            held("1", Action::Add, None),
+        ] {
+            let report = compare(reference(&[("a", right.clone())]), actual(&[("a", wrong.clone())]), 9);
+            let difference = Difference { key: "a".into(), expected: Some(right.clone()), actual: Some(wrong) };
+            assert_eq!(report.differences, [difference]);
+        }
+    }
+
+    #[test]
+    fn keys_that_one_side_lacks_are_differences_in_the_order_of_keys() {
+        let held = held("1", Action::Remove, None);
+        let report = compare(reference(&[("a", held.clone())]), actual(&[("0", held.clone()), ("b", held.clone())]), 9);
+        let keys: Vec<_> = report.differences.iter().map(|difference| &difference.key[..]).collect();
+        assert_eq!(keys, [b"0", b"a", b"b"]);
+        assert_eq!(report.differences[1].actual, None);
+        assert_eq!(report.differences[2].expected, None);
+        assert_eq!(report.keys, 3);
+    }
+
+    #[test]
+    fn keys_with_a_later_stamp_are_left_out() {
+        let expected = [("a", held("1", Action::Add, None)), ("b", held("8", Action::Add, None))];
+        let actual = actual(&[
+            ("a", held("9", Action::Add, None)),
+            ("b", held("8", Action::Add, None)),
+            ("c", held("9/0/4", Action::Add, None)),
+        ]);
+        assert_eq!(compare(reference(&expected), actual, 9), Report { keys: 1, events: 9, differences: vec![] });
+    }
+
+    fn record(key: &'static str, value: Option<Vec<u8>>, headers: Headers) -> Record {
+        Record { offset: 0, timestamp_ms: 0, key: Some(key.into()), value: value.map(Bytes::from), headers }
+    }
+
+    fn changelog(key: &'static str, stamp: &str, value: &'static str) -> Record {
+        let mut bytes = bytes::BytesMut::new();
+        entry(held(stamp, Action::Add, Some(value))).encode(&mut bytes);
+        record(key, Some(bytes.to_vec()), vec![])
+    }
+
+    #[test]
+    fn of_a_keys_records_the_greatest_stamp_counts_and_a_tombstone_is_absence() {
+        let mut state = BTreeMap::new();
+        for record in [
+            changelog("a", "2", "new"),
+            changelog("a", "1/5", "old"),
+            changelog("b", "1", "gone"),
+            record("b", None, vec![]),
+            record("", Some(b"bookkeeping".to_vec()), vec![]),
+        ] {
+            apply(&mut state, record).unwrap();
+        }
+        assert_eq!(state.len(), 1);
+        assert_eq!(state[&b"a"[..]].value.as_deref(), Some(&b"new"[..]));
+        assert!(apply(&mut state, record("c", Some(vec![0xff]), vec![])).is_err());
+    }
+
+    #[test]
+    fn only_events_of_the_first_processing_have_failed() {
+        let letter = |kind: &'static str, retry: u32| {
+            let event = Event { key: "k".into(), action: Action::Add, payload: None };
+            let event = StampedEvent { event, stamp: Stamp::root(0, 5), origin: Bytes::new(), retry };
+            let mut bytes = bytes::BytesMut::new();
+            event.encode(&mut bytes);
+            let headers = vec![
+                ("tidegate_dead_letter".to_owned(), Bytes::from(kind)),
+                ("tidegate_stamp".to_owned(), Bytes::from("5")),
+            ];
+            record("k", Some(bytes.to_vec()), headers)
+        };
+        assert_eq!(failed_stamp(&letter("event", 0)), Some(Stamp::root(0, 5)));
+        assert_eq!(failed_stamp(&letter("event", 1)), None);
+        assert_eq!(failed_stamp(&letter("record", 0)), None);
+        assert_eq!(failed_stamp(&record("k", None, vec![])), None);
+    }
+}

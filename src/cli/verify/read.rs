@@ -1,0 +1,140 @@
+//! Reads whole topics, committed records only.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::VerifyError;
+use crate::clock;
+use crate::entry::Entry;
+use crate::event::StampedEvent;
+use crate::log::{Isolation, Log, LogError, Reader, Record, TopicPartition};
+use crate::stamp::Stamp;
+
+/// How long a partition may give nothing before its end is reached.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The part of a partition that is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The first offset.
+    pub low: i64,
+    /// The first offset that is not read any more.
+    pub high: i64,
+}
+
+/// The records of a part of a partition, in order. Offsets that hold no committed record are passed.
+pub struct Records {
+    of: TopicPartition,
+    reader: Box<dyn Reader>,
+    high: i64,
+    patience: Duration,
+    fetched: std::vec::IntoIter<Record>,
+}
+
+/// Reads a part of a partition.
+pub fn records(log: &dyn Log, of: &TopicPartition, ends: Ends, headers: bool) -> Result<Records, VerifyError> {
+    let reader = log.reader(of, ends.low, Isolation::ReadCommitted, headers)?;
+    Ok(Records { of: of.clone(), reader, high: ends.high, patience: PATIENCE, fetched: Vec::new().into_iter() })
+}
+
+impl Records {
+    /// The same with another limit for how long nothing may come.
+    pub fn patience(self, patience: Duration) -> Records {
+        Records { patience, ..self }
+    }
+
+    fn fetch(&mut self) -> Result<Option<Record>, VerifyError> {
+        let patience = clock::now() + self.patience;
+        loop {
+            if let Some(record) = self.fetched.next() {
+                return Ok(Some(record).filter(|record| record.offset < self.high));
+            }
+            if self.reader.position() >= self.high {
+                return Ok(None);
+            }
+            if clock::now() > patience {
+                return Err(VerifyError::Failed(format!(
+                    "{} gives nothing beyond offset {} of {}: a transaction on it is undecided",
+                    self.of,
+                    self.reader.position(),
+                    self.high
+                )));
+            }
+            match self.reader.next(Duration::from_millis(500)) {
+                Ok(records) => self.fetched = records.into_iter(),
+                Err(LogError::Retriable(_)) => std::thread::sleep(Duration::from_millis(100)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, VerifyError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.fetch().transpose()
+    }
+}
+
+/// All that a partition holds now.
+fn all(log: &dyn Log, of: &TopicPartition, headers: bool) -> Result<Records, VerifyError> {
+    let watermarks = log.watermarks(of)?;
+    records(log, of, Ends { low: watermarks.low, high: watermarks.high }, headers)
+}
+
+/// The stamps of the events that failed, by the dead letters of their first processing.
+pub fn failed(log: &dyn Log, partitions: &[TopicPartition]) -> Result<HashSet<Stamp>, VerifyError> {
+    let mut failed = HashSet::new();
+    for partition in partitions {
+        for record in all(log, partition, true)? {
+            failed.extend(failed_stamp(&record?));
+        }
+    }
+    Ok(failed)
+}
+
+/// The stamp, where the dead letter is an event of retry 0.
+pub fn failed_stamp(dead_letter: &Record) -> Option<Stamp> {
+    let header = |name: &str| {
+        let found = dead_letter.headers.iter().find(|(header, _)| header == name);
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    };
+    if header("tidegate_dead_letter") != Some("event") {
+        return None;
+    }
+    let stamp = header("tidegate_stamp")?.parse().ok()?;
+    // The event may have a key that no event can have (a bad child): what cannot be read counts as retry 0.
+    let event = StampedEvent::decode(dead_letter.key.clone()?, dead_letter.value.clone()?);
+    event.map_or(true, |event| event.retry == 0).then_some(stamp)
+}
+
+/// What every key holds, by the changelog.
+pub fn state(log: &dyn Log, partitions: &[TopicPartition]) -> Result<BTreeMap<Bytes, Entry>, VerifyError> {
+    let mut state = BTreeMap::new();
+    for partition in partitions {
+        for record in all(log, partition, false)? {
+            let record = record?;
+            let offset = record.offset;
+            apply(&mut state, record)
+                .map_err(|message| VerifyError::Failed(format!("{partition}, offset {offset}: {message}")))?;
+        }
+    }
+    Ok(state)
+}
+
+/// The greatest stamp wins, a tombstone is absence, the empty key is not an entity's.
+pub fn apply(state: &mut BTreeMap<Bytes, Entry>, record: Record) -> Result<(), String> {
+    let Some(key) = record.key.filter(|key| !key.is_empty()) else { return Ok(()) };
+    let Some(value) = record.value else {
+        state.remove(&key);
+        return Ok(());
+    };
+    let entry = Entry::decode(value).map_err(|error| error.to_string())?;
+    if state.get(&key).is_none_or(|held| held.stamp <= entry.stamp) {
+        state.insert(key, entry);
+    }
+    Ok(())
+}
