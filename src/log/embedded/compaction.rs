@@ -44,7 +44,7 @@ pub(super) fn start(shared: &Arc<Shared>, wanted: Receiver<()>) -> Result<JoinHa
 
 fn work(shared: &Weak<Shared>, wanted: &Receiver<()>) {
     while wanted.recv().is_ok() {
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.closing.load(Ordering::SeqCst)) else { return };
         for topic in shared.all_topics().into_iter().filter(|topic| topic.compacted) {
             for partition in 0..topic.partitions.len() {
                 if shared.closing.load(Ordering::SeqCst) {

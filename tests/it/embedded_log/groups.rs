@@ -135,7 +135,7 @@ fn partitions_are_shared_as_members_come_and_go() {
     assert!(one.owned().is_subset(&before), "it keeps what it can");
     assert!(one.told.state.lock().unwrap().lost == 0);
     let three = join(3);
-    three.wait("its share", |state| state.owned.iter().filter(|of| &*of.topic == "a").count() == 2);
+    drop(three.wait("its share", |state| state.owned.iter().filter(|of| &*of.topic == "a").count() == 2));
     for engine in [&one, &two, &three] {
         let state = engine.wait("the third generation", |state| state.membership.as_ref().is_some_and(|m| generation(m) > second));
         let of_b = state.owned.iter().filter(|of| &*of.topic == "b").count();
@@ -275,7 +275,7 @@ fn a_member_is_told_that_its_position_is_gone() {
     let engine = Engine::join(&log, "g", &["t"]);
     engine.settled(2);
     engine.member.start(of.clone(), 0, 1);
-    engine.wait("the failure", |state| state.troubles.iter().any(|text| text.contains("begins at 1")));
+    drop(engine.wait("the failure", |state| state.troubles.iter().any(|text| text.contains("begins at 1"))));
     log.append(append(&at("t", 1), &["x"])).unwrap();
     engine.member.start(at("t", 1), 0, 1);
     assert_eq!(take(&engine, 1)[0].2, "x", "the others go on");
@@ -374,7 +374,7 @@ fn a_topic_that_comes_later_is_assigned() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(folder.path());
     let engine = Engine::join(&log, "g", &["later"]);
-    engine.wait("the empty assignment", |state| state.assigned == 1);
+    drop(engine.wait("the empty assignment", |state| state.assigned == 1));
     create(&log, "later", 3, &[]);
     engine.settled(3);
     log.delete_topic("later").unwrap();
