@@ -150,8 +150,8 @@ fn parse(text: &str) -> Option<Stamp> {
         None => (0, head),
     };
     let (sequence, generation) = match head.split_once(".g") {
-        Some((sequence, generation)) => (number(sequence)?, number(generation)?),
-        None => (number(head)?, 0),
+        Some((sequence, generation)) => (number::<u64>(sequence)?, number(generation)?),
+        None => (number::<u64>(head)?, 0),
     };
     let path = parts.map(number).collect::<Option<Path>>()?;
     if sequence >= SEQUENCE_LIMIT || path.len() > MAX_DEPTH {

@@ -144,7 +144,7 @@ impl Store {
         let mut batch = WriteBatch::default();
         batch.put(schema::IDENTITY, schema::encode(identity));
         batch.put(schema::CHECKPOINT, schema::encode(&Checkpoint { position: 0, at_end_ms: i64::MAX }));
-        self.db.write_opt(&batch, &self.write).map_err(|error| classify(&self.path, &error))?;
+        self.db.write_opt(batch, &self.write).map_err(|error| classify(&self.path, &error))?;
         Ok(self)
     }
 
@@ -191,7 +191,7 @@ impl Store {
             batch.put(schema::BOOKKEEPING, bookkeeping);
         }
         batch.put(schema::CHECKPOINT, schema::encode(&checkpoint));
-        self.db.write_opt(&batch, &self.write).map_err(|error| classify(&self.path, &error))
+        self.db.write_opt(batch, &self.write).map_err(|error| classify(&self.path, &error))
     }
 
     /// Forces what is written onto the disk, for an orderly end.

@@ -237,14 +237,14 @@ impl Surroundings {
                     return;
                 }
             };
-            let (tasks, sources): (VecDeque<_>, Vec<_>) = partitions
+            let (tasks, sources): (Vec<_>, Vec<_>) = partitions
                 .into_iter()
                 .zip(positions)
                 .partition(|((of, _), _)| of.topic == opener.topics.repartition);
             for ((of, epoch), position) in sources {
                 let _ = inputs.send(Input::Opened { of, epoch, opened: Ok(Opened { position, restored: None }) });
             }
-            let tasks = Mutex::new(tasks);
+            let tasks = Mutex::new(VecDeque::from(tasks));
             let restore_next = || {
                 while let Some(((of, epoch), position)) = tasks.lock().ok().and_then(|mut tasks| tasks.pop_front()) {
                     let tell = |remaining| drop(inputs.send(Input::Remaining(of.partition, remaining)));

@@ -10,7 +10,7 @@
 //! Every value but the last begins with [`VERSION`]; a store of another version is dropped and restored.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 use bytes::Bytes;
 
 use crate::entry::Entry;
@@ -54,7 +54,7 @@ pub struct Checkpoint {
     pub at_end_ms: i64,
 }
 
-#[derive(Encode, Decode)]
+#[derive(Encode, BorrowDecode)]
 struct StoredEntry<'a> {
     stamp: &'a [u8],
     removed: bool,
