@@ -13,7 +13,7 @@ mod send;
 mod tasks;
 mod topics;
 mod verdict;
-pub mod verify;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -97,7 +97,7 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
         Verb::List(options) => keys::list(&client()?, &options, cli.encoding, cli.output),
         Verb::Tasks => tasks::tasks(&client()?, cli.output),
         Verb::Topics(verb) => topics::topics(&verb, cli.output),
-        Verb::Verify(options) => verdict::verify(&options, cli.output),
+        Verb::Verify(options) => verdict::verify(&options, cli.encoding, cli.output),
         Verb::Config(ConfigVerb::Check(options)) => {
             options.load()?;
             output::line("the configuration is valid")

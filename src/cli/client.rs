@@ -57,19 +57,14 @@ impl Client {
         judge(status, answer)
     }
 
-    fn read(
-        &self,
-        base: &str,
-        response: Result<Response<ureq::Body>, ureq::Error>,
-    ) -> Result<(u16, Value), CliError> {
+    fn read(&self, base: &str, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<(u16, Value), CliError> {
         let unreachable = |error: ureq::Error| {
             CliError::failed(format!("no answer from {base}: {error}"))
                 .hint("start an instance with `tidegate run`, or name another one with --server")
         };
         let mut response = response.map_err(unreachable)?;
         let status = response.status().as_u16();
-        let text =
-            response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(unreachable)?;
+        let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(unreachable)?;
         let answer = serde_json::from_slice(&text).map_err(|_| {
             CliError::failed(format!("{base} answers {status} with something that is not JSON"))
                 .hint("does --server name a Tidegate instance?")

@@ -39,9 +39,12 @@ impl Encoding {
         }
     }
 
-    fn encode(self, bytes: &[u8]) -> String {
+    /// How `bytes` are printed.
+    pub fn encode(self, bytes: &[u8]) -> String {
         match self {
-            Encoding::Text => str::from_utf8(bytes).map_or_else(|_| format!("base64:{}", STANDARD.encode(bytes)), str::to_owned),
+            Encoding::Text => {
+                str::from_utf8(bytes).map_or_else(|_| format!("base64:{}", STANDARD.encode(bytes)), str::to_owned)
+            }
             Encoding::Base64 => STANDARD.encode(bytes),
             Encoding::Hex => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
         }

@@ -26,7 +26,8 @@ pub fn log_beside(config: &Config) -> Result<Arc<dyn Log>, CliError> {
         LogKind::Kafka => kafka(config),
         LogKind::Embedded => {
             let log = EmbeddedLog::open_beside(&config.log.path).map_err(|error| {
-                CliError::failed(error.to_string()).hint("log.path names the folder; an instance makes it when it starts")
+                CliError::failed(error.to_string())
+                    .hint("log.path names the folder; an instance makes it when it starts")
             })?;
             Ok(Arc::new(log))
         }

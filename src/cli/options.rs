@@ -52,9 +52,9 @@ impl ConfigOptions {
         let mut settings: Vec<(String, String, String)> =
             shortcuts.into_iter().map(|(key, value, flag)| (key.to_owned(), value, flag.to_owned())).collect();
         for setting in &self.settings {
-            let (key, value) = setting.split_once('=').ok_or_else(|| {
-                CliError::misused(format!("--set {setting}: no value")).hint("write --set key=value")
-            })?;
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| CliError::misused(format!("--set {setting}: no value")).hint("write --set key=value"))?;
             settings.push((key.trim().to_owned(), value.trim().to_owned(), "--set".to_owned()));
         }
         let environment = std::env::vars_os()

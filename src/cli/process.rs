@@ -76,8 +76,9 @@ impl Process {
         // 3. The doors close last.
         serving.stop(LAST_REQUESTS.min(deadline.saturating_duration_since(clock::now()))).await;
         ended.map_err(|_| {
-            CliError::failed(format!("the shutdown was not done within {}", humantime::format_duration(within)))
-                .hint("nothing is lost: what was in flight is processed again; processing.shutdown_timeout can be raised")
+            CliError::failed(format!("the shutdown was not done within {}", humantime::format_duration(within))).hint(
+                "nothing is lost: what was in flight is processed again; processing.shutdown_timeout can be raised",
+            )
         })
     }
 }

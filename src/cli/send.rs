@@ -116,11 +116,9 @@ impl Sent {
                 &json!({ "accepted": accepted, "first_sequence": first, "last_sequence": last, "ranges": ranges }),
             ),
             Output::Table if accepted == 1 => output::line(&format!("accepted 1 event, sequence {}", cell(&first))),
-            Output::Table => output::line(&format!(
-                "accepted {accepted} events, sequences {} to {}",
-                cell(&first),
-                cell(&last)
-            )),
+            Output::Table => {
+                output::line(&format!("accepted {accepted} events, sequences {} to {}", cell(&first), cell(&last)))
+            }
         }
     }
 }

@@ -10,8 +10,18 @@ pub fn tasks(client: &Client, output: Output) -> Result<(), CliError> {
     if output == Output::Json {
         return output::json(&answer);
     }
-    let fields =
-        ["role", "topic", "partition", "state", "committed", "lag", "in_flight", "waiting", "oldest_age_ms", "restore_remaining"];
+    let fields = [
+        "role",
+        "topic",
+        "partition",
+        "state",
+        "committed",
+        "lag",
+        "in_flight",
+        "waiting",
+        "oldest_age_ms",
+        "restore_remaining",
+    ];
     let rows = answer["tasks"].as_array().into_iter().flatten();
     let rows = rows.map(|task| fields.iter().map(|field| cell(&task[field])).collect()).collect();
     output::table(&fields.map(|field| field.strip_suffix("_remaining").unwrap_or(field)), rows)

@@ -1,5 +1,7 @@
 //! `tidegate topics list|check|create`: the application's topics as they are, and as they should be.
 
+use std::sync::Arc;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -8,6 +10,7 @@ use super::open;
 use super::options::ConfigOptions;
 use super::output::{self, Output, cell};
 use crate::config::{Config, LogKind, StampSource};
+use crate::instance::topology::internal_topics;
 use crate::log::{Log, LogError, NewTopic, TopicDescription, TopicPartition};
 use crate::topics::Topics;
 
@@ -25,8 +28,7 @@ pub enum TopicsVerb {
 /// A topic as it should be. The source's settings are the user's.
 struct Wanted {
     topic: NewTopic,
-    role: &'static str,
-    cleanup_policy: Option<&'static str>,
+    is_source: bool,
 }
 
 /// Carries one of them out.
@@ -41,30 +43,14 @@ pub fn topics(verb: &TopicsVerb, output: Output) -> Result<(), CliError> {
 fn wanted(config: &Config) -> Vec<Wanted> {
     let topics = Topics::new(&config.application.id, &config.source.topics);
     let replication_factor = (config.processing.replication_factor > 0).then_some(config.processing.replication_factor);
-    let topic = |name: &str, partitions, settings: &[(&str, &str)]| NewTopic {
-        name: name.to_owned(),
-        partitions,
-        replication_factor,
-        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    let source = |name: &Arc<str>| match config.source.stamp {
+        StampSource::Offset => {
+            NewTopic { name: name.to_string(), partitions: 1, replication_factor, settings: Vec::new() }
+        }
     };
-    let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1")];
-    let internal = |name: &str, role, partitions, settings: &[(&'static str, &'static str)]| Wanted {
-        topic: topic(name, partitions, settings),
-        role,
-        cleanup_policy: settings.first().map(|(_, policy)| *policy),
-    };
-    let partitions = config.processing.partitions;
-    let sources = topics.sources.iter().map(|name| match config.source.stamp {
-        StampSource::Offset => Wanted { topic: topic(name, 1, &[]), role: "source", cleanup_policy: None },
-    });
-    sources
-        .chain([
-            internal(&topics.repartition, "repartition", partitions, &kept),
-            internal(&topics.changelog, "changelog", partitions, &[("cleanup.policy", "compact")]),
-            internal(&topics.dead_letter, "dead-letter", partitions, &kept),
-            internal(&topics.progress, "progress", 1, &kept),
-        ])
-        .collect()
+    let sources = topics.sources.iter().map(|name| Wanted { topic: source(name), is_source: true });
+    let internal = internal_topics(config, &topics).into_iter().map(|topic| Wanted { topic, is_source: false });
+    sources.chain(internal).collect()
 }
 
 fn described(log: &dyn Log, wanted: &[Wanted]) -> Result<Vec<Option<TopicDescription>>, CliError> {
@@ -73,7 +59,8 @@ fn described(log: &dyn Log, wanted: &[Wanted]) -> Result<Vec<Option<TopicDescrip
 }
 
 fn refused(error: &LogError) -> CliError {
-    CliError::failed(format!("the log does not answer: {error}")).hint("check log.kind, and log.path or kafka.bootstrap_servers")
+    CliError::failed(format!("the log does not answer: {error}"))
+        .hint("check log.kind, and log.path or kafka.bootstrap_servers")
 }
 
 fn list(config: &Config, output: Output) -> Result<(), CliError> {
@@ -84,7 +71,7 @@ fn list(config: &Config, output: Output) -> Result<(), CliError> {
         let records = found.as_ref().map(|found| records(&*log, found)).transpose().map_err(|error| refused(&error))?;
         rows.push(json!({
             "topic": wanted.topic.name,
-            "role": wanted.role,
+            "role": if wanted.is_source { "source" } else { "internal" },
             "exists": found.is_some(),
             "partitions": found.as_ref().map(|found| found.partitions),
             "cleanup_policy": found.as_ref().map(|found| &found.cleanup_policy),
@@ -124,34 +111,32 @@ fn check(config: &Config) -> Result<(), CliError> {
 }
 
 fn problem(wanted: &Wanted, found: Option<&TopicDescription>, config: &Config) -> Option<String> {
-    let name = &wanted.topic.name;
+    let Wanted { topic: NewTopic { name, partitions, settings, .. }, is_source } = wanted;
     let Some(found) = found else {
         // Auto-creation would give it the broker's number of partitions.
-        let source_of_kafka = wanted.role == "source" && config.log.kind == LogKind::Kafka;
-        return source_of_kafka.then(|| format!("{name}: the source topic does not exist (`tidegate topics create` makes it)"));
+        let is_on_kafka = config.log.kind == LogKind::Kafka;
+        return (*is_source && is_on_kafka)
+            .then(|| format!("{name}: the source topic does not exist (`tidegate topics create` makes it)"));
     };
-    if found.partitions != wanted.topic.partitions {
-        let why = match wanted.role {
-            "source" => "source.stamp = offset takes the sequence from the offsets of one partition",
-            "progress" => "its order is that of one partition",
-            _ => "processing.partitions is fixed for the application's life",
+    if found.partitions != *partitions {
+        let why = if *is_source {
+            "source.stamp = offset takes the sequence from the offsets of one partition"
+        } else {
+            "the number of partitions is fixed for the application's life"
         };
-        return Some(format!("{name}: {} partitions instead of {}: {why}", found.partitions, wanted.topic.partitions));
+        return Some(format!("{name}: {} partitions instead of {partitions}: {why}", found.partitions));
     }
-    let policy = wanted.cleanup_policy?;
-    (found.cleanup_policy != policy).then(|| format!("{name}: cleanup.policy is {} instead of {policy}", found.cleanup_policy))
+    let (_, policy) = settings.iter().find(|(key, _)| key == "cleanup.policy")?;
+    (found.cleanup_policy != *policy)
+        .then(|| format!("{name}: cleanup.policy is {} instead of {policy}", found.cleanup_policy))
 }
 
 fn create(config: &Config) -> Result<(), CliError> {
     let log = open::log(config)?;
     let wanted = wanted(config);
     let found = described(&*log, &wanted)?;
-    let missing: Vec<NewTopic> = wanted
-        .into_iter()
-        .zip(found)
-        .filter(|(_, found)| found.is_none())
-        .map(|(wanted, _)| wanted.topic)
-        .collect();
+    let missing: Vec<NewTopic> =
+        wanted.into_iter().zip(found).filter(|(_, found)| found.is_none()).map(|(wanted, _)| wanted.topic).collect();
     log.create(&missing).map_err(|error| refused(&error))?;
     for topic in &missing {
         output::line(&format!("created {} ({} partitions)", topic.name, topic.partitions))?;

@@ -126,7 +126,8 @@ fn health_status_and_metrics() {
     assert_eq!((&status["application"], &status["instance"]), (&"tidegate".into(), &"one".into()));
     assert_eq!((&status["state"], &status["guarantee"]), (&"running".into(), &"exactly_once".into()));
     assert_eq!(status["partitions"], json!([0, 1, 2, 3]));
-    instance.send(r#"{"key":"1","action":"ADD"}"#);
+    // A call that is ready at once is not measured; this one waits.
+    instance.send(r#"{"key":"1","action":"ADD","payload":{"work_ms":5}}"#);
     instance.drained();
     let (_, tasks) = instance.get("/api/v1/tasks");
     assert!(tasks["tasks"].as_array().unwrap().iter().any(|task| task["role"] == "task"), "{tasks}");
