@@ -35,7 +35,9 @@ pub enum ReadError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A record is no entry: the changelog is written by Tidegate alone, so this is fatal.
-    #[error("{of} at offset {offset}: not an entry: {source}; the topic was written by something else than this application")]
+    #[error(
+        "{of} at offset {offset}: not an entry: {source}; the topic was written by something else than this application"
+    )]
     Record {
         /// The partition.
         of: TopicPartition,
@@ -81,7 +83,11 @@ pub fn decode_bookkeeping(value: Bytes) -> Result<proto::Bookkeeping, DecodeErro
 /// # Errors
 /// [`LogError::OutOfRange`] when the changelog no longer holds `position`; what `take` says.
 pub fn read<E: From<ReadError>>(
-    log: &dyn Log, of: &TopicPartition, position: i64, end: i64, mut take: impl FnMut(Vec<Change>, i64) -> Result<(), E>,
+    log: &dyn Log,
+    of: &TopicPartition,
+    position: i64,
+    end: i64,
+    mut take: impl FnMut(Vec<Change>, i64) -> Result<(), E>,
 ) -> Result<i64, E> {
     let failed = |error: LogError| E::from(ReadError::Log(error));
     let mut reader = log.reader(of, position, Isolation::ReadCommitted, false).map_err(failed)?;

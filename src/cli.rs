@@ -1,5 +1,6 @@
 //! The command line: it runs an instance, or talks to one that runs.
 
+mod bench;
 mod client;
 mod demo;
 mod error;
@@ -48,6 +49,8 @@ struct Cli {
 enum Verb {
     /// Show what this is about: one late event, then a live load, then a check of every key.
     Demo(demo::DemoOptions),
+    /// Measure a built-in load, with an exact check of the final state.
+    Bench(bench::BenchOptions),
     /// Run an instance.
     Run(run::RunOptions),
     /// Send primary events.
@@ -91,6 +94,7 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
     match cli.verb {
         Verb::Demo(options) => demo::demo(&options, doors),
+        Verb::Bench(options) => bench::bench(&options, doors),
         Verb::Run(options) => run::run(&options, doors),
         Verb::Send(options) => send::send(&client()?, &options, cli.encoding, cli.output),
         Verb::Get(options) => keys::get(&client()?, &options, cli.encoding, cli.output),

@@ -4,8 +4,8 @@
 //! what the generated type does, and takes fields that it does not know as protobuf prescribes.
 
 use bytes::{Bytes, BytesMut};
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint};
 
 use crate::proto;
 use crate::stamp::{Path, Stamp};

@@ -76,7 +76,10 @@ impl Instance {
     /// # Errors
     /// When the state folder cannot be used.
     pub fn start(
-        config: Arc<Config>, log: Arc<dyn Log>, handler: Arc<dyn DynHandler>, address: String,
+        config: Arc<Config>,
+        log: Arc<dyn Log>,
+        handler: Arc<dyn DynHandler>,
+        address: String,
     ) -> Result<Instance, StartError> {
         let folder = config.state.dir.join(&config.application.instance_id);
         let lock = StateLock::take(&folder)?;

@@ -312,7 +312,13 @@ pub trait Log: Send + Sync {
     /// Appends outside of any transaction and returns the offsets, in order, once the log has them.
     fn append(&self, append: Append) -> Result<Vec<i64>, LogError>;
     /// A reader from `position` on.
-    fn reader(&self, of: &TopicPartition, position: i64, isolation: Isolation, headers: bool) -> Result<Box<dyn Reader>, LogError>;
+    fn reader(
+        &self,
+        of: &TopicPartition,
+        position: i64,
+        isolation: Isolation,
+        headers: bool,
+    ) -> Result<Box<dyn Reader>, LogError>;
     /// The partition's ends.
     fn watermarks(&self, of: &TopicPartition) -> Result<Watermarks, LogError>;
     /// What the group has committed, in the order asked. With `stable` an undecided transaction on one

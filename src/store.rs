@@ -11,7 +11,9 @@ pub mod schema;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteBufferManager, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteBufferManager, WriteOptions,
+};
 
 use crate::entry::Entry;
 use schema::{Checkpoint, Identity};
@@ -177,7 +179,9 @@ impl Store {
 
     /// Writes entries (`None` deletes), the bookkeeping if it changed, and the checkpoint, together (R1).
     pub fn write<'a>(
-        &self, entries: impl IntoIterator<Item = (&'a Bytes, Option<&'a Entry>)>, bookkeeping: Option<&Bytes>,
+        &self,
+        entries: impl IntoIterator<Item = (&'a Bytes, Option<&'a Entry>)>,
+        bookkeeping: Option<&Bytes>,
         checkpoint: Checkpoint,
     ) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
@@ -200,13 +204,18 @@ impl Store {
     }
 
     /// The entries from `key` on, in byte order of keys; exclusive when `after`.
-    pub fn scan<'a>(&'a self, key: &[u8], after: bool) -> impl Iterator<Item = Result<(Bytes, Entry), StoreError>> + 'a {
+    pub fn scan<'a>(
+        &'a self,
+        key: &[u8],
+        after: bool,
+    ) -> impl Iterator<Item = Result<(Bytes, Entry), StoreError>> + 'a {
         let mut from = schema::entry_key(key);
         if after {
             from.push(0);
         }
         let entries = self.db.iterator(IteratorMode::From(&from, Direction::Forward));
-        let entries = entries.take_while(|item| item.as_ref().map_or(true, |(key, _)| key.first() == Some(&schema::ENTRY)));
+        let entries =
+            entries.take_while(|item| item.as_ref().map_or(true, |(key, _)| key.first() == Some(&schema::ENTRY)));
         entries.map(|item| {
             let (key, value) = item.map_err(|error| classify(&self.path, &error))?;
             let corrupt = || StoreError::Corrupted(self.path.clone(), "an entry cannot be read".into());
@@ -221,4 +230,3 @@ impl Store {
         (number("rocksdb.estimate-num-keys"), number("rocksdb.total-sst-files-size"))
     }
 }
-

@@ -121,6 +121,16 @@ pub fn verify(
     Ok(compare::compare(reference, actual, end))
 }
 
+/// Whether all that stands on the source, and all that it led to, is processed and committed.
+///
+/// # Errors
+/// [`VerifyError`] where the topics do not fit.
+pub fn is_quiescent(log: &dyn Log, config: &Config) -> Result<bool, VerifyError> {
+    let subject = find(log, config)?;
+    let source = log.watermarks(&subject.source)?;
+    Ok(quiescence::busy(log, &config.application.id, &subject, source)?.is_none())
+}
+
 /// The reference over `primaries`; the events of `failed` fail in it, too (V2).
 fn run(
     primaries: impl Iterator<Item = StampedEvent>,

@@ -59,7 +59,10 @@ pub struct RuntimeCalls {
 impl RuntimeCalls {
     /// Verdicts that come later go to `finished`. `timeout` bounds one try.
     pub fn new(
-        handler: Arc<dyn DynHandler>, application: Arc<str>, timeout: Duration, runtime: tokio::runtime::Handle,
+        handler: Arc<dyn DynHandler>,
+        application: Arc<str>,
+        timeout: Duration,
+        runtime: tokio::runtime::Handle,
         finished: Sender<Finished>,
     ) -> RuntimeCalls {
         RuntimeCalls { handler, application, timeout, runtime, finished }

@@ -16,8 +16,8 @@ use crate::changelog;
 use crate::counts;
 use crate::log::outbox::Outbox;
 use crate::log::{
-    Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt, TopicPartition,
-    Transaction,
+    Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt,
+    TopicPartition, Transaction,
 };
 use crate::proto;
 use crate::task::overlay::Entries;
@@ -148,7 +148,9 @@ impl Committer {
             match self.log.committed(&self.group, &partitions, true) {
                 Ok(committed) => {
                     let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
-                    return Some(marks.into_iter().any(|mark| mark.producer == self.producer_id && mark.number == number));
+                    return Some(
+                        marks.into_iter().any(|mark| mark.producer == self.producer_id && mark.number == number),
+                    );
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
             }
@@ -165,7 +167,8 @@ impl Committer {
         let mut appends = outbox.into_appends(&self.topics);
         appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
             let records = changelog_records(&entries, bookkeeping);
-            (!records.is_empty()).then(|| Append { to: TopicPartition::new(&self.topics.changelog, partition), records })
+            (!records.is_empty())
+                .then(|| Append { to: TopicPartition::new(&self.topics.changelog, partition), records })
         }));
         if !progress.is_empty() {
             let records = progress.iter().map(progress_record).collect();

@@ -30,14 +30,14 @@ use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartitio
 use crate::metrics::{self, Outcome};
 use crate::proto::Origin;
 use crate::sequencer::Source;
-use crate::store::{Store, StoreError};
 use crate::store::schema::Checkpoint;
+use crate::store::{Store, StoreError};
+use crate::task::Task;
 use crate::task::execute::{self, Executed};
 use crate::task::gate::{self, Decision};
 use crate::task::overlay::Entries;
 use crate::task::queue::Queued;
 use crate::task::restore::Restored;
-use crate::task::Task;
 use crate::topics::Topics;
 use assignment::Revoking;
 use committing::{Committing, Composition};
@@ -312,7 +312,8 @@ impl<C: Calls> Engine<C> {
     fn begin(&mut self, partition: i32, queued: Queued, now: Instant) -> bool {
         let Some(task) = self.tasks.get_mut(&partition) else { return false };
         let event = &queued.event;
-        let decision = task.overlay.held(&event.event.key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
+        let decision =
+            task.overlay.held(&event.event.key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
         let superseded = match decision {
             Ok(Decision::Apply) => false,
             Ok(Decision::Expand) => true,

@@ -20,12 +20,16 @@ const MEASURE: Duration = Duration::from_secs(5);
 
 /// Runs until `stopping`; `look` asks the engine how it is.
 pub(super) fn run(
-    log: &Arc<dyn Log>, config: &Config, topics: &Topics, look: &dyn Fn() -> Option<ThreadStatus>,
+    log: &Arc<dyn Log>,
+    config: &Config,
+    topics: &Topics,
+    look: &dyn Fn() -> Option<ThreadStatus>,
     stopping: &dyn Fn() -> bool,
 ) {
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
     let tasks: Vec<_> = tasks.collect();
-    let all: Vec<_> = tasks.iter().cloned().chain(topics.sources.iter().map(|name| TopicPartition::new(name, 0))).collect();
+    let all: Vec<_> =
+        tasks.iter().cloned().chain(topics.sources.iter().map(|name| TopicPartition::new(name, 0))).collect();
     let (mut purged, mut measured) = (clock::now(), clock::now());
     while !stopping() {
         std::thread::sleep(STEP);

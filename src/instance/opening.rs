@@ -62,13 +62,18 @@ impl Opener {
     /// Ends open transactions of the last owners, waits until the positions are stable and claims the
     /// partitions. Gives their committed positions, in order. `valid` says whether they are still ours.
     pub fn claim(
-        &self, partitions: &[TopicPartition], membership: &Membership, valid: &dyn Fn() -> bool,
+        &self,
+        partitions: &[TopicPartition],
+        membership: &Membership,
+        valid: &dyn Fn() -> bool,
     ) -> Result<Vec<i64>, OpenError> {
         // 1. The last decided positions tell who owned the partitions (P6a).
         let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
-        let dead: BTreeSet<String> =
-            marks.filter(|mark| !mark.released && mark.producer != self.mark.producer).map(|mark| mark.producer).collect();
+        let dead: BTreeSet<String> = marks
+            .filter(|mark| !mark.released && mark.producer != self.mark.producer)
+            .map(|mark| mark.producer)
+            .collect();
         for producer in dead {
             self.insist(&partitions[0], valid, || self.log.fence(&producer))?;
         }
@@ -91,10 +96,13 @@ impl Opener {
 
     /// Restores the state of a claimed partition.
     pub fn restore(
-        &self, partition: i32, committed: i64, valid: &dyn Fn() -> bool, remaining: &dyn Fn(i64),
+        &self,
+        partition: i32,
+        committed: i64,
+        valid: &dyn Fn() -> bool,
+        remaining: &dyn Fn(i64),
     ) -> Result<Restored, OpenError> {
-        let identity =
-            Identity { application: self.group.clone(), partition, changelog_id: self.changelog_id.clone() };
+        let identity = Identity { application: self.group.clone(), partition, changelog_id: self.changelog_id.clone() };
         let changelog = TopicPartition::new(&self.topics.changelog, partition);
         let plan = Plan {
             changelog: changelog.clone(),
@@ -127,7 +135,10 @@ impl Opener {
     /// Where reading goes on. Without a committed position our own records tell (protocol P23); without
     /// those the application starts for the first time, at the earliest record (A2).
     fn position(
-        &self, partition: &TopicPartition, committed: Option<Committed>, valid: &dyn Fn() -> bool,
+        &self,
+        partition: &TopicPartition,
+        committed: Option<Committed>,
+        valid: &dyn Fn() -> bool,
     ) -> Result<i64, OpenError> {
         if let Some(committed) = committed {
             return Ok(committed.position);
@@ -159,7 +170,10 @@ impl Opener {
 
     /// Tries until it succeeds, cannot, or is no longer wanted.
     fn insist<T>(
-        &self, of: &TopicPartition, valid: &dyn Fn() -> bool, mut call: impl FnMut() -> Result<T, LogError>,
+        &self,
+        of: &TopicPartition,
+        valid: &dyn Fn() -> bool,
+        mut call: impl FnMut() -> Result<T, LogError>,
     ) -> Result<T, OpenError> {
         let begun = clock::now();
         loop {

@@ -50,7 +50,8 @@ pub(super) struct EngineThread {
 impl EngineThread {
     /// Joins the group and starts. `failed` is told once when the engine cannot go on.
     pub(super) fn start(
-        beginning: Beginning, failed: impl Fn(StartError) + Send + 'static,
+        beginning: Beginning,
+        failed: impl Fn(StartError) + Send + 'static,
     ) -> Result<EngineThread, LogError> {
         let Beginning { log, setting, topology, stores, calls, finished } = beginning;
         let (events_in, events) = bounded(BATCHES);
@@ -125,8 +126,13 @@ struct Surroundings {
 }
 
 fn run(
-    mut engine: Engine<RuntimeCalls>, surroundings: Surroundings, events: &Receiver<MemberEvent>,
-    inputs: &Receiver<Input>, finished: &Receiver<Finished>, left: &AtomicBool, failed: &dyn Fn(StartError),
+    mut engine: Engine<RuntimeCalls>,
+    surroundings: Surroundings,
+    events: &Receiver<MemberEvent>,
+    inputs: &Receiver<Input>,
+    finished: &Receiver<Finished>,
+    left: &AtomicBool,
+    failed: &dyn Fn(StartError),
 ) {
     let mut has_failed = false;
     loop {
@@ -237,10 +243,8 @@ impl Surroundings {
                     return;
                 }
             };
-            let (tasks, sources): (Vec<_>, Vec<_>) = partitions
-                .into_iter()
-                .zip(positions)
-                .partition(|((of, _), _)| of.topic == opener.topics.repartition);
+            let (tasks, sources): (Vec<_>, Vec<_>) =
+                partitions.into_iter().zip(positions).partition(|((of, _), _)| of.topic == opener.topics.repartition);
             for ((of, epoch), position) in sources {
                 let _ = inputs.send(Input::Opened { of, epoch, opened: Ok(Opened { position, restored: None }) });
             }

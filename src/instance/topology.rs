@@ -82,15 +82,12 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         check_internal(wanted, found)?;
     }
     let changelog = found[1].as_ref().expect("checked above");
-    Ok(Topology {
-        source_ids,
-        changelog_id: changelog.id.clone(),
-        delete_retention_ms: changelog.delete_retention_ms,
-    })
+    Ok(Topology { source_ids, changelog_id: changelog.id.clone(), delete_retention_ms: changelog.delete_retention_ms })
 }
 
 fn check_sources(
-    names: &[Arc<str>], found: Vec<Option<TopicDescription>>,
+    names: &[Arc<str>],
+    found: Vec<Option<TopicDescription>>,
 ) -> Result<BTreeMap<Arc<str>, Arc<str>>, TopologyError> {
     let mut ids = BTreeMap::new();
     for (name, found) in names.iter().zip(found) {

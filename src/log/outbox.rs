@@ -55,7 +55,11 @@ impl Outbox {
     pub fn route(&mut self, key: Bytes, value: Bytes) {
         let partition = partition_of(&key, self.repartition.len() as i32);
         self.bytes += key.len() + value.len() + 100;
-        self.repartition[partition as usize].push(NewRecord { key: Some(key), value: Some(value), headers: Headers::new() });
+        self.repartition[partition as usize].push(NewRecord {
+            key: Some(key),
+            value: Some(value),
+            headers: Headers::new(),
+        });
     }
 
     /// Appends a source record that is no event, with its original bytes.
@@ -86,11 +90,12 @@ impl Outbox {
 
     /// The records, each partition's in the order in which they were put.
     pub fn into_appends(self, topics: &Topics) -> Vec<Append> {
-        let of = |topic, lists: Vec<Vec<NewRecord>>| {
-            lists.into_iter().enumerate().filter(|(_, records)| !records.is_empty()).map(move |(partition, records)| {
-                Append { to: TopicPartition::new(topic, partition as i32), records }
-            })
-        };
+        let of =
+            |topic, lists: Vec<Vec<NewRecord>>| {
+                lists.into_iter().enumerate().filter(|(_, records)| !records.is_empty()).map(
+                    move |(partition, records)| Append { to: TopicPartition::new(topic, partition as i32), records },
+                )
+            };
         of(&topics.repartition, self.repartition).chain(of(&topics.dead_letter, self.dead_letters)).collect()
     }
 }

@@ -28,7 +28,11 @@ pub enum Executed {
 
 /// Carries out an outcome: puts the children into `outbox` and gives the entry, if any.
 pub fn succeed(
-    event: &StampedEvent, superseded: bool, outcome: Outcome, attempts: u32, limits: &config::Cascade,
+    event: &StampedEvent,
+    superseded: bool,
+    outcome: Outcome,
+    attempts: u32,
+    limits: &config::Cascade,
     outbox: &mut Outbox,
 ) -> Executed {
     let entry = (!superseded).then(|| entry(event, outcome.value));
@@ -79,7 +83,11 @@ fn entry(event: &StampedEvent, value: Option<bytes::Bytes>) -> Entry {
 /// The children with their encoded values; `None` for one that is too deep. All are checked before
 /// the first is put anywhere.
 fn children(
-    parent: &StampedEvent, entry: Option<&Entry>, children: Vec<Event>, limits: &config::Cascade, outbox: &mut Outbox,
+    parent: &StampedEvent,
+    entry: Option<&Entry>,
+    children: Vec<Event>,
+    limits: &config::Cascade,
+    outbox: &mut Outbox,
 ) -> Result<Vec<(StampedEvent, Option<bytes::Bytes>)>, Reason> {
     let size = entry.map_or(0, Entry::weight);
     if size > MAX_VALUE {
@@ -93,7 +101,8 @@ fn children(
     let mut stamped = Vec::with_capacity(children.len());
     for (index, event) in children.into_iter().enumerate() {
         if event.key.is_empty() || event.key.len() > MAX_KEY_BYTES {
-            let message = format!("child {index} has a key of {} bytes; 1 to {MAX_KEY_BYTES} are possible", event.key.len());
+            let message =
+                format!("child {index} has a key of {} bytes; 1 to {MAX_KEY_BYTES} are possible", event.key.len());
             return Err(Reason::new(Cause::BadChild, message));
         }
         let stamp = parent.stamp.child(index as u32);

@@ -75,7 +75,10 @@ pub struct Plan<'a> {
 
 /// Brings the partition's store to the changelog's end. `remaining` is told how many records are left.
 pub fn restore(
-    log: &dyn Log, stores: &Stores, plan: &Plan<'_>, remaining: impl Fn(i64),
+    log: &dyn Log,
+    stores: &Stores,
+    plan: &Plan<'_>,
+    remaining: impl Fn(i64),
 ) -> Result<Restored, RestoreError> {
     // 1. The end, before anything is read (Z1).
     let ends = log.watermarks(&plan.changelog).map_err(ReadError::Log)?;

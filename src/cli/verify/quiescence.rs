@@ -35,8 +35,7 @@ pub fn wait(
     source: Watermarks,
     timeout: Duration,
 ) -> Result<(), VerifyError> {
-    let mut partitions = vec![subject.source.clone()];
-    partitions.extend(subject.repartition.iter().cloned());
+    let partitions = partitions(subject);
     let deadline = clock::now() + timeout;
     let mut progress = Progress::new(source);
     loop {
@@ -59,6 +58,19 @@ pub fn wait(
         progress.tell(&busy);
         std::thread::sleep(PAUSE);
     }
+}
+
+/// What is still to be done at this moment, for people; `None` = nothing (Q1).
+pub fn busy(log: &dyn Log, group: &str, subject: &Subject, source: Watermarks) -> Result<Option<String>, LogError> {
+    match look(log, group, &partitions(subject), source, &mut Progress::new(source)) {
+        Err(error @ (LogError::Unstable(_) | LogError::Retriable(_))) => Ok(Some(error.to_string())),
+        other => other,
+    }
+}
+
+/// The source first.
+fn partitions(subject: &Subject) -> Vec<TopicPartition> {
+    std::iter::once(&subject.source).chain(&subject.repartition).cloned().collect()
 }
 
 /// One look; what is still to be done, for people, or `None` (Q1).

@@ -112,8 +112,7 @@ impl<C: Calls> Engine<C> {
             let topic_id = self.setting.topic_ids.get(&of.topic).cloned().unwrap_or_default();
             let config = &self.setting.config.source;
             let (format, epoch_bits) = (config.format, config.epoch);
-            let source =
-                Source { of: of.clone(), topic_id, position, committed: position, format, epoch: epoch_bits };
+            let source = Source { of: of.clone(), topic_id, position, committed: position, format, epoch: epoch_bits };
             self.sources.insert(of.clone(), SourceSlot { source, epoch, touched: false, paused: false });
         }
         self.member.start(of, position, epoch);
@@ -155,7 +154,8 @@ impl<C: Calls> Engine<C> {
     /// Drops all that is not committed and opens what is owned again (E3).
     pub(super) fn begin_anew(&mut self) {
         self.composing = super::Composition::new(self.setting.config.processing.partitions);
-        let tasks = self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
+        let tasks =
+            self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
         let owned: Vec<_> = tasks.chain(self.sources.keys().cloned()).collect();
         for of in owned {
             self.reopen(of);

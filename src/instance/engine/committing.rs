@@ -46,7 +46,14 @@ pub(super) struct Composition {
 impl Composition {
     pub(super) fn new(partitions: i32) -> Composition {
         let (outcomes, depths) = ([0; 4], BTreeMap::new());
-        Composition { outbox: Outbox::new(partitions), membership: None, outcomes, depths, sampled: Vec::new(), events: 0 }
+        Composition {
+            outbox: Outbox::new(partitions),
+            membership: None,
+            outcomes,
+            depths,
+            sampled: Vec::new(),
+            events: 0,
+        }
     }
 
     /// Something is about to be taken in.
@@ -145,7 +152,8 @@ impl<C: Calls> Engine<C> {
         let released: &[TopicPartition] = self.revoking.as_ref().map_or(&[], |revoking| &revoking.partitions);
         let mark = |of: &TopicPartition| {
             let producer = self.setting.producer_id.clone();
-            Mark { producer, number, address: self.setting.address.clone(), released: released.contains(of) }.to_string()
+            Mark { producer, number, address: self.setting.address.clone(), released: released.contains(of) }
+                .to_string()
         };
         let share = self.setting.overlay_bytes / self.tasks.len().max(1);
         for (partition, task) in &mut self.tasks {
@@ -183,7 +191,8 @@ impl<C: Calls> Engine<C> {
         self.last_commit = now;
         let (children, causes) = (work.outbox.children, std::mem::take(&mut work.outbox.causes));
         let bytes = work.outbox.bytes;
-        self.committing = Some(Committing { bytes, begun: now, composition, children, causes, tasks, sources, releases });
+        self.committing =
+            Some(Committing { bytes, begun: now, composition, children, causes, tasks, sources, releases });
         self.effects.push(Effect::Commit(Box::new(work)));
     }
 
@@ -218,7 +227,9 @@ impl<C: Calls> Engine<C> {
         }
         let closing: &[TopicPartition] = self.revoking.as_ref().map_or(&[], |revoking| &revoking.partitions);
         for (partition, incarnation, position, bookkeeping) in committing.tasks {
-            let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { continue };
+            let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else {
+                continue;
+            };
             task.committed = position;
             task.overlay.commit_ends();
             task.unflushed_bookkeeping = bookkeeping.or(task.unflushed_bookkeeping.take());

@@ -81,7 +81,8 @@ impl<C: Calls> Engine<C> {
     fn lookup(&self, key: &Bytes) -> Answered {
         let partition = partition_of(key, self.setting.config.processing.partitions);
         let Some(task) = self.tasks.get(&partition) else {
-            let opens = self.opening.keys().any(|of| of.partition == partition && of.topic == self.setting.topics.repartition);
+            let opens =
+                self.opening.keys().any(|of| of.partition == partition && of.topic == self.setting.topics.repartition);
             return if opens { Answered::NotReady } else { Answered::NotHere };
         };
         match task.overlay.committed_above(key) {

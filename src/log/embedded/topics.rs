@@ -5,10 +5,10 @@
 
 use std::sync::atomic::Ordering;
 
+use super::batch::Header;
+use super::failed;
 use super::schema::{self, TopicRow};
 use super::state::{Shared, Topic};
-use super::failed;
-use super::batch::Header;
 use super::write::Staged;
 use crate::log::{LogError, NewTopic, TopicDescription, TopicPartition};
 
@@ -127,7 +127,8 @@ impl Shared {
 fn check(new: &NewTopic) -> Result<(), LogError> {
     let refused = |reason: String| Err(LogError::Refused(format!("topic {:?}: {reason}", new.name)));
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-    if new.name.is_empty() || new.name.len() > 249 || !new.name.chars().all(allowed) || matches!(&*new.name, "." | "..") {
+    if new.name.is_empty() || new.name.len() > 249 || !new.name.chars().all(allowed) || matches!(&*new.name, "." | "..")
+    {
         return refused("a name has 1 to 249 letters, digits, '.', '_' or '-'".to_owned());
     }
     if !(1..=MAX_PARTITIONS).contains(&new.partitions) {
