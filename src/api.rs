@@ -1,5 +1,6 @@
 //! The HTTP API below `/api/v1`: state out, events in.
 
+pub mod program;
 mod bytes;
 mod events;
 mod keys;

@@ -8,7 +8,6 @@ mod keys;
 mod open;
 mod options;
 mod output;
-mod process;
 mod run;
 mod send;
 mod tasks;

@@ -211,7 +211,7 @@ impl Fields {
 
 pub(crate) fn check_version(version: u64) -> Result<(), DecodeError> {
     match u32::try_from(version) {
-        Ok(version) if version <= FORMAT_VERSION => Ok(()),
+        Ok(FORMAT_VERSION) => Ok(()),
         other => Err(DecodeError::Newer(other.unwrap_or(u32::MAX))),
     }
 }

@@ -43,6 +43,7 @@ pub mod handler;
 pub mod sequencer;
 pub mod changelog;
 pub mod reference;
+
 // 3: one partition
 pub mod task;
 // 4: one process
@@ -52,3 +53,5 @@ pub mod server;
 // 6: doors
 pub mod api;
 pub mod cli;
+
+pub use api::program::Tidegate;

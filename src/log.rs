@@ -12,6 +12,7 @@
 
 pub mod embedded;
 pub mod kafka;
+pub mod open;
 pub mod outbox;
 
 use std::sync::Arc;

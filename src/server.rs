@@ -3,6 +3,7 @@
 pub mod bind;
 pub mod error;
 pub mod health;
+pub mod process;
 
 use std::io;
 use std::panic::AssertUnwindSafe;

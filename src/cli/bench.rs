@@ -18,7 +18,6 @@ use super::error::CliError;
 use super::open;
 use super::options::ConfigOptions;
 use super::output;
-use super::process::{Process, name};
 use super::run::runtime;
 use super::verify;
 use crate::clock;
@@ -28,6 +27,7 @@ use crate::handler::DynHandler;
 use crate::log::{Append, Log, NewTopic, TopicPartition};
 use crate::server::Front;
 use crate::server::bind::bind;
+use crate::server::process::{Process, name};
 use load::{Load, LoadHandler};
 use usage::Usage;
 

@@ -15,14 +15,14 @@ use axum::Router;
 use clap::Args;
 
 use super::error::CliError;
-use super::process::{Process, name};
-use super::run::{runtime, told_to_stop};
+use super::run::runtime;
 use crate::clock;
 use crate::config::{Config, HandlerKind};
 use crate::handler::builtin;
 use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use crate::server::Front;
 use crate::server::bind::bind;
+use crate::server::process::{Process, name, told_to_stop};
 use observed::Observed;
 use screen::Screen;
 
@@ -66,7 +66,7 @@ pub fn demo(options: &DemoOptions, doors: Router<Front>) -> Result<(), CliError>
             .title("Tidegate", &format!("embedded log in {}, HTTP on http://{}", folder.0.display(), process.address));
         let shown = show(options, &screen, &process, &observed).await;
         let stopped = process.stop().await;
-        shown.and(stopped)
+        shown.and(stopped.map_err(CliError::from))
     })
 }
 

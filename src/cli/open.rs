@@ -1,49 +1,30 @@
-//! Opens what the configuration names: the log.
+//! Opens the log for a command.
 
 use std::sync::Arc;
 
 use super::error::CliError;
 use crate::config::{Config, LogKind};
-use crate::log::Log;
-use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use crate::log::kafka::{KafkaLog, KafkaOptions};
+use crate::log::{Log, LogError, open};
 
-/// The log, as an instance uses it. An embedded log belongs to one process at a time.
+/// The log, as an instance uses it.
 pub fn log(config: &Config) -> Result<Arc<dyn Log>, CliError> {
-    match config.log.kind {
-        LogKind::Kafka => kafka(config),
-        LogKind::Embedded => {
-            let log = EmbeddedLog::open(&config.log.path, EmbeddedOptions::default())
-                .map_err(|error| CliError::failed(error.to_string()))?;
-            Ok(Arc::new(log))
-        }
-    }
+    open::open(config).map_err(|error| explain(config, &error))
 }
 
 /// The log, to be read beside the instance that owns it.
 pub fn log_beside(config: &Config) -> Result<Arc<dyn Log>, CliError> {
-    match config.log.kind {
-        LogKind::Kafka => kafka(config),
+    open::open_beside(config).map_err(|error| match config.log.kind {
+        LogKind::Kafka => explain(config, &error),
         LogKind::Embedded => {
-            let log = EmbeddedLog::open_beside(&config.log.path).map_err(|error| {
-                CliError::failed(error.to_string())
-                    .hint("log.path names the folder; an instance makes it when it starts")
-            })?;
-            Ok(Arc::new(log))
+            explain(config, &error).hint("log.path names the folder; an instance makes it when it starts")
         }
-    }
+    })
 }
 
-fn kafka(config: &Config) -> Result<Arc<dyn Log>, CliError> {
-    if config.kafka.bootstrap_servers.is_empty() {
-        return Err(CliError::misused("log.kind is kafka, but kafka.bootstrap_servers is empty")
-            .hint("set it, or use -b host:port"));
+fn explain(config: &Config, error: &LogError) -> CliError {
+    match (config.log.kind, error) {
+        // What Kafka's client says before it has reached anything is about its settings.
+        (LogKind::Kafka, _) => CliError::misused(error.to_string()),
+        (LogKind::Embedded, _) => CliError::failed(error.to_string()),
     }
-    let mut options = KafkaOptions::new(&config.kafka.bootstrap_servers);
-    options.properties = config.kafka.properties.clone();
-    if !config.application.instance_id.is_empty() {
-        options.client_id = config.application.instance_id.clone();
-    }
-    let log = KafkaLog::connect(options).map_err(|error| CliError::misused(error.to_string()))?;
-    Ok(Arc::new(log))
 }

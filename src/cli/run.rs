@@ -1,7 +1,6 @@
 //! `tidegate run`: an instance in the foreground, one log line per change of its state.
 
 use std::collections::BTreeSet;
-use std::future::pending;
 use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,19 +8,18 @@ use std::time::Duration;
 
 use axum::Router;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::error::CliError;
 use super::open;
 use super::options::ConfigOptions;
-use super::process::{Process, name};
 use crate::config::Config;
 use crate::handler::builtin;
 use crate::instance::view::Status;
 use crate::server::Front;
 use crate::server::bind::bind;
+use crate::server::process::{Process, name, told_to_stop};
 
 /// What `run` takes beside the configuration.
 #[derive(Args, Debug)]
@@ -107,24 +105,6 @@ fn begin_logging(format: LogFormat) {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_target(false).with_ansi(stderr().is_terminal()).init(),
     }
-}
-
-/// Resolves with the first SIGTERM or SIGINT; a SIGINT after it ends the process at once.
-pub async fn told_to_stop() -> &'static str {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        warn!("signals cannot be caught: the process ends without an orderly shutdown");
-        return pending().await;
-    };
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tokio::spawn(async move {
-        interrupt.recv().await;
-        std::process::exit(130);
-    });
-    name
 }
 
 /// One line per change of state, and one per trouble that comes or goes; never ends.

@@ -97,7 +97,10 @@ impl Calls for RuntimeCalls {
             }
         }));
         match first {
-            Ok(Ok(verdict)) => Some(verdict),
+            Ok(Ok(verdict)) => {
+                metrics::handler_duration(begun.elapsed());
+                Some(verdict)
+            }
             Ok(Err(pending)) => {
                 let finish = finish(pending, call(), self.timeout, begun, self.finished.clone());
                 self.runtime.spawn(finish);

@@ -9,6 +9,7 @@
 
 mod assignment;
 mod committing;
+mod flow;
 mod questions;
 
 use std::cmp::Reverse;
@@ -431,72 +432,6 @@ impl<C: Calls> Engine<C> {
             if self.begin(partition, queued, now) {
                 return;
             }
-        }
-    }
-
-    fn serve_line(&mut self, now: Instant) {
-        for _ in 0..self.line.len() {
-            if self.running >= self.setting.config.processing.max_in_flight {
-                return;
-            }
-            let Some((partition, incarnation, key)) = self.line.pop_front() else { return };
-            if self.tasks.get(&partition).is_some_and(|task| task.incarnation == incarnation && !task.closing) {
-                self.proceed(partition, key, now);
-            }
-        }
-    }
-
-    fn retry_due(&mut self, now: Instant) {
-        while self.retries.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
-            let Some(Reverse((_, partition, incarnation, key))) = self.retries.pop() else { return };
-            let current = |task: &&mut Task| task.incarnation == incarnation && !task.closing;
-            let Some(task) = self.tasks.get_mut(&partition).filter(current) else { continue };
-            // The event goes back among the waiting ones of its key: an older one may have come meanwhile.
-            if let Some(queued) = task.queue.release(&key) {
-                task.queue.wait(queued);
-                self.line.push_back((partition, incarnation, key));
-            }
-        }
-    }
-
-    /// Before the try after number `attempts`: grows by the factor up to the longest, with jitter.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let retry = &self.setting.config.handler.retry;
-        let grown = retry.initial.as_secs_f64() * retry.factor.powi(attempts.saturating_sub(1).min(1000) as i32);
-        let longest = grown.min(retry.max.as_secs_f64());
-        Duration::from_secs_f64(longest * (0.5 + 0.5 * fastrand::f64()))
-    }
-
-    /// Pauses delivery while too much is read and not committed, and resumes it when that is over.
-    fn adjust_flow(&mut self) {
-        let limit = self.setting.config.processing.max_buffered;
-        let committing = self.committing.as_ref().map_or(0, |committing| committing.bytes);
-        let used = self.buffered + self.composing.outbox.bytes + committing;
-        let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        let repartition = &self.setting.topics.repartition;
-        for task in self.tasks.values_mut() {
-            let records = task.queue.len() + task.done.runs();
-            let over = |share: usize| used > limit * share / 100 || records > crate::task::done::MAX_RUNS * share / 100;
-            let list = if task.paused { &mut resume } else { &mut pause };
-            if over(if task.paused { 70 } else { 100 }) != task.paused {
-                task.paused = !task.paused;
-                list.push(TopicPartition::new(repartition, task.partition));
-            }
-        }
-        // The sources stop earlier, so that what they add never keeps the tasks from finishing.
-        for (of, slot) in &mut self.sources {
-            let share = if slot.paused { 35 } else { 50 };
-            if (used > limit * share / 100) != slot.paused {
-                let list = if slot.paused { &mut resume } else { &mut pause };
-                slot.paused = !slot.paused;
-                list.push(of.clone());
-            }
-        }
-        if !pause.is_empty() {
-            self.member.pause(pause);
-        }
-        if !resume.is_empty() {
-            self.member.resume(resume);
         }
     }
 }

@@ -25,6 +25,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// After this long a partition that does not become stable is reported (protocol P14).
 const STABLE_WITHIN: Duration = Duration::from_secs(15);
 
+/// Takes what is wrong with a partition; `None` = all is well again.
+pub type Report = Box<dyn Fn(&TopicPartition, Option<String>) + Send + Sync>;
+
 /// What opening needs to know of the instance.
 pub struct Opener {
     /// The log.
@@ -43,8 +46,8 @@ pub struct Opener {
     pub changelog_id: String,
     /// In milliseconds.
     pub delete_retention_ms: i64,
-    /// Tells the operator; `None` = all is well again.
-    pub report: Box<dyn Fn(&TopicPartition, Option<String>) + Send + Sync>,
+    /// Tells the operator.
+    pub report: Report,
 }
 
 /// Why a partition was not opened.
@@ -162,7 +165,7 @@ impl Opener {
                 let Some(Ok(record)) = record.value.map(proto::Progress::decode) else { continue };
                 let of_source = record.source_positions.into_iter();
                 let of_source = of_source.filter(|at| at.topic == *source.topic && at.partition == source.partition);
-                position = of_source.map(|at| at.position).last().or(position);
+                position = of_source.map(|at| at.position).next_back().or(position);
             }
         }
         Ok(position)

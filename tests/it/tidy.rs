@@ -12,7 +12,20 @@ use regex::Regex;
 /// The modules of `src/` in the order of `lib.rs`, with their layer. A module may import from
 /// earlier layers only; layer 0 also from itself.
 const LAYERS: [&[&str]; 7] = [
-    &["stamp", "event", "entry", "topics", "clock", "config", "metrics", "proto", "cause", "json"],
+    &[
+        "stamp",
+        "event",
+        "entry",
+        "topics",
+        "clock",
+        "config",
+        "metrics",
+        "proto",
+        "counts",
+        "dead_letter",
+        "cause",
+        "json",
+    ],
     &["log", "store", "handler"],
     &["sequencer", "changelog", "frontier", "reference"],
     &["task"],

@@ -1,4 +1,4 @@
-//! Step 2 of 8, the Kafka side: one thread polls always, hands out records and takes part in rebalances.
+//! The Kafka side of delivery: one thread polls always, hands out records and takes part in rebalances.
 //!
 //! M1: commands are carried out between polls, in order, so that each record carries the epoch of the start it follows (L1).
 //! M2: a partition is delivered only while it is owned and started; records that slip through before are dropped, and

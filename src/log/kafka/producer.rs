@@ -1,4 +1,4 @@
-//! Step 7 of 8, the Kafka side: one transaction carries records and positions, or nothing (L2).
+//! The Kafka side of a commit: one transaction carries records and positions, or nothing (L2).
 //!
 //! K1: a transaction that was interrupted by any error of the network is the handle's last: before the next one
 //!     begins the handle is replaced (protocol P7).

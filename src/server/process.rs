@@ -1,18 +1,19 @@
 //! An instance with its doors, from binding to the orderly end.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::error::CliError;
+use super::bind::Bound;
+use super::{Front, Serving};
 use crate::config::Config;
 use crate::handler::DynHandler;
-use crate::instance::Instance;
+use crate::instance::{Instance, StartError};
 use crate::log::Log;
-use crate::server::bind::Bound;
-use crate::server::{self, Front, Serving};
 use crate::{clock, metrics};
 
 /// How long the doors may take to finish requests once the instance has ended.
@@ -44,18 +45,18 @@ impl Process {
         log: Arc<dyn Log>,
         handler: Arc<dyn DynHandler>,
         doors: Router<Front>,
-    ) -> Result<Process, CliError> {
+    ) -> Result<Process, StartError> {
         let renderer = metrics::install();
         let advertised = bound.advertised(&config.server);
         let instance = Arc::new(Instance::start(Arc::new(config), log, handler, advertised)?);
         let front = Front::new(&instance, renderer);
-        let serving = Serving::start(bound.listener, server::router(doors, front.clone()));
+        let serving = Serving::start(bound.listener, super::router(doors, front.clone()));
         Ok(Process { instance, address: bound.address, front, serving })
     }
 
     /// Hands back what is in flight, commits and leaves, within `processing.shutdown_timeout`. Health and
     /// metrics answer until the instance has ended.
-    pub async fn stop(self) -> Result<(), CliError> {
+    pub async fn stop(self) -> Result<(), StartError> {
         let Process { mut instance, front, serving, .. } = self;
         let within = instance.config().processing.shutdown_timeout;
         let deadline = clock::now() + within;
@@ -76,9 +77,29 @@ impl Process {
         // 3. The doors close last.
         serving.stop(LAST_REQUESTS.min(deadline.saturating_duration_since(clock::now()))).await;
         ended.map_err(|_| {
-            CliError::failed(format!("the shutdown was not done within {}", humantime::format_duration(within))).hint(
-                "nothing is lost: what was in flight is processed again; processing.shutdown_timeout can be raised",
-            )
+            StartError::Failed(format!(
+                "the shutdown was not done within {}; nothing is lost: what was in flight is processed again; \
+                 processing.shutdown_timeout can be raised",
+                humantime::format_duration(within)
+            ))
         })
     }
+}
+
+/// Resolves with the first SIGTERM or SIGINT; a SIGINT after it ends the process at once.
+pub async fn told_to_stop() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught: the process ends without an orderly shutdown");
+        return pending().await;
+    };
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tokio::spawn(async move {
+        interrupt.recv().await;
+        std::process::exit(130);
+    });
+    name
 }
