@@ -11,7 +11,9 @@ pub mod overlay;
 pub mod queue;
 pub mod restore;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -41,6 +43,8 @@ pub struct Task {
     pub overlay: Overlay,
     /// Something of it is in the transaction being composed.
     pub touched: bool,
+    /// When what was read and is not complete was read: (offset behind the batch, time), ascending.
+    reads: VecDeque<(i64, Instant)>,
     /// Delivery is paused.
     pub paused: bool,
     /// It is being given back: nothing new begins.
@@ -67,6 +71,7 @@ impl Task {
             committed: position,
             overlay: Overlay::new(store),
             touched: false,
+            reads: VecDeque::new(),
             paused: false,
             closing: false,
             wants_flush: false,
@@ -83,6 +88,20 @@ impl Task {
         self.done.complete(self.position, record.offset);
         self.position = record.offset + 1;
         !self.done.contains(record.offset)
+    }
+
+    /// A batch that ends before offset `end` has been read.
+    pub fn batch_read(&mut self, end: i64, now: Instant) {
+        while self.reads.front().is_some_and(|(end, _)| *end <= self.done.low()) {
+            self.reads.pop_front();
+        }
+        self.reads.push_back((end, now));
+    }
+
+    /// When the oldest record that is not complete was read.
+    pub fn oldest(&self) -> Option<Instant> {
+        let batch = self.reads.iter().find(|(end, _)| *end > self.done.low());
+        batch.filter(|_| !self.queue.is_empty()).map(|(_, read_at)| *read_at)
     }
 
     /// The record is done.

@@ -1,14 +1,15 @@
 //! `tidegate bench`: a built-in load with an exact check of the final state at its end.
 //!
-//! The source is filled first, then an instance in this process works it off; the clock runs from the
-//! instance's start until nothing is left to process. CPU time and peak memory are those of that span.
+//! The source is filled first, then an instance in this process works it off. The clock runs from the
+//! moment at which it reads the source until nothing is left to process; CPU time and peak memory
+//! include its start.
 
 mod load;
 mod usage;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use clap::Args;
@@ -24,6 +25,7 @@ use crate::clock;
 use crate::config::units::parse_duration;
 use crate::config::{Config, Format};
 use crate::handler::DynHandler;
+use crate::instance::view::{TaskState, TaskStatus};
 use crate::log::{Append, Log, NewTopic, TopicPartition};
 use crate::server::Front;
 use crate::server::bind::bind;
@@ -103,12 +105,11 @@ fn carry_out(options: &BenchOptions, mut config: Config, load: Load, doors: Rout
     name(&mut config, &bound);
     let verified = config.clone();
     let before = Usage::begin();
-    let started = clock::now();
     let process = {
         let _guard = runtime.enter();
         Process::start(config, bound, Arc::clone(&log), Arc::clone(&handler), doors)?
     };
-    work_off(&process, &log, &verified, load)?;
+    let started = work_off(&process, &log, &verified, load)?;
     let (elapsed, used) = (started.elapsed(), before.until_now());
     runtime.block_on(process.stop())?;
     tell(load, elapsed, &used)?;
@@ -151,9 +152,10 @@ fn fill(log: &dyn Log, config: &Config, load: &Load) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Waits until every event and every child is processed and committed.
-fn work_off(process: &Process, log: &Arc<dyn Log>, config: &Config, load: Load) -> Result<(), CliError> {
+/// Waits until every event and every child is processed and committed; tells when the source began to be read.
+fn work_off(process: &Process, log: &Arc<dyn Log>, config: &Config, load: Load) -> Result<Instant, CliError> {
     let bar = bar(load.total(), "processing");
+    let mut started = None;
     let deadline = clock::now() + PATIENCE;
     let mut last_line = clock::now();
     loop {
@@ -161,6 +163,10 @@ fn work_off(process: &Process, log: &Arc<dyn Log>, config: &Config, load: Load) 
         let status = process.instance.status();
         if status.state == "failed" || clock::now() > deadline {
             return Err(CliError::failed(format!("the load was not worked off: {}", status.troubles.join("; "))));
+        }
+        let reads = |task: &TaskStatus| task.role == "source" && task.state == TaskState::Running;
+        if started.is_none() && status.tasks.iter().any(reads) {
+            started = Some(clock::now());
         }
         let processed: i64 = status.tasks.iter().filter(|task| task.role == "task").map(|task| task.committed).sum();
         bar.set_position(processed.unsigned_abs());
@@ -177,7 +183,7 @@ fn work_off(process: &Process, log: &Arc<dyn Log>, config: &Config, load: Load) 
         // The cheap look first; the exact one asks the log.
         if read && at_rest("source") && at_rest("task") && is_quiescent(&**log, config)? {
             bar.finish_and_clear();
-            return Ok(());
+            return Ok(started.unwrap_or_else(clock::now));
         }
     }
 }

@@ -251,6 +251,9 @@ impl<C: Calls> Engine<C> {
         if fetched.of.topic != self.setting.topics.repartition || !self.tasks.get(&partition).is_some_and(is_current) {
             return; // E1
         }
+        if let (Some(task), Some(last)) = (self.tasks.get_mut(&partition), fetched.records.last()) {
+            task.batch_read(last.offset + 1, now);
+        }
         for record in fetched.records {
             self.arrives(partition, record, now);
         }

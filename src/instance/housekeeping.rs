@@ -33,8 +33,12 @@ pub(super) fn run(
     let (mut purged, mut measured) = (clock::now(), clock::now());
     while !stopping() {
         std::thread::sleep(STEP);
-        if let Some(status) = look() {
-            tell(&status);
+        let status = look();
+        if let Some(status) = &status {
+            tell(status);
+        }
+        if measured.elapsed() >= MEASURE {
+            tell_restores(&status);
         }
         let result = match config.processing.repartition_purge {
             Some(interval) if purged.elapsed() >= interval => {
@@ -50,6 +54,16 @@ pub(super) fn run(
         if let Err(error) = result {
             tracing::debug!(%error, "housekeeping is tried again later");
         }
+    }
+}
+
+/// A restore that takes long shows how far it is.
+fn tell_restores(status: &Option<ThreadStatus>) {
+    let tasks = status.iter().flat_map(|status| &status.tasks);
+    let remaining: Vec<i64> = tasks.filter_map(|task| task.restore_remaining).filter(|records| *records > 0).collect();
+    if !remaining.is_empty() {
+        let records: i64 = remaining.iter().sum();
+        tracing::info!(partitions = remaining.len(), records, "restoring: changelog records still to be read");
     }
 }
 

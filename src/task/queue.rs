@@ -152,12 +152,6 @@ impl KeyedQueue {
         })
     }
 
-    /// When the oldest event was read.
-    pub fn oldest(&self) -> Option<Instant> {
-        let waiting = self.keys.values().flat_map(|queue| queue.waiting.values());
-        self.held().chain(waiting).map(|queued| queued.read_at).min()
-    }
-
     /// What the events take in memory, in bytes, roughly.
     pub fn weight(&self) -> usize {
         let waiting = self.keys.values().flat_map(|queue| queue.waiting.values());

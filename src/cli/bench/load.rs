@@ -35,7 +35,11 @@ impl Load {
 
     /// The source record of primary event `n`.
     pub(super) fn primary(&self, n: u64) -> NewRecord {
-        let event = self.event(self.ttl, mix(n));
+        let mut event = self.event(self.ttl, mix(n));
+        if self.skew == 0.0 {
+            // All keys alike, to the event: the multiplier is a prime above any number of keys that fits here.
+            event.key = key((n % self.keys).wrapping_mul(2_654_435_761) % self.keys);
+        }
         let action = if event.action == Action::Add { proto::Action::Add } else { proto::Action::Remove };
         let value = proto::Event { key: event.key.clone(), action: action.into(), payload: event.payload };
         NewRecord { key: Some(event.key), value: Some(value.encode_to_vec().into()), headers: Headers::new() }
@@ -43,13 +47,13 @@ impl Load {
 
     fn event(&self, ttl: u8, seed: u64) -> Event {
         let place = (seed >> 11) as f64 / (1u64 << 53) as f64;
-        let key = (place.powf(1.0 + self.skew) * self.keys as f64) as u64;
+        let number = (place.powf(1.0 + self.skew) * self.keys as f64) as u64;
         let mut payload = BytesMut::with_capacity(self.payload);
         payload.put_u8(ttl);
         payload.put_u64(seed);
         payload.resize(self.payload, b'.');
         let action = if seed.is_multiple_of(8) { Action::Remove } else { Action::Add };
-        Event { key: Bytes::from(format!("key-{key:08}")), action, payload: Some(payload.freeze()) }
+        Event { key: key(number), action, payload: Some(payload.freeze()) }
     }
 
     fn children(&self, payload: &[u8]) -> Option<Vec<Event>> {
@@ -58,6 +62,10 @@ impl Load {
         let spawn = if ttl == 0 { 0 } else { self.fan_out };
         Some((0..spawn).map(|n| self.event(ttl - 1, mix(seed ^ (u64::from(n) + 1)))).collect())
     }
+}
+
+fn key(number: u64) -> Bytes {
+    Bytes::from(format!("key-{number:08}"))
 }
 
 /// splitmix64: one number leads to the next without a pattern.

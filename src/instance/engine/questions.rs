@@ -139,7 +139,7 @@ impl<C: Calls> Engine<C> {
             (status.position, status.committed) = (task.position, task.committed);
             status.in_flight = task.queue.running();
             status.waiting = task.queue.len() - task.queue.running();
-            let oldest = task.queue.oldest().map(|read_at| now.saturating_duration_since(read_at));
+            let oldest = task.oldest().map(|read_at| now.saturating_duration_since(read_at));
             status.oldest_age_ms = oldest.unwrap_or_default().as_millis() as u64;
             tasks.push(status);
             let (entries, bytes) = task.overlay.store().size();
