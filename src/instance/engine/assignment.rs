@@ -160,6 +160,8 @@ impl<C: Calls> Engine<C> {
         for of in owned {
             self.reopen(of);
         }
+        // Also what was in nobody's queue at this moment.
+        self.buffered = 0;
         self.ask_to_open();
     }
 
