@@ -132,6 +132,11 @@ pub enum CommitError {
     /// Certainly not committed, the producer is usable: take up again from the last commit.
     #[error("transaction aborted: {0}")]
     Aborted(String),
+    /// Certainly not committed, the producer is usable: the group has a newer generation than the
+    /// membership that was given. Under the membership of that one it may be tried again, as long as no
+    /// partition was lost on the way there (protocol P2).
+    #[error("the group has a newer generation: {0}")]
+    Stale(String),
     /// May or may not be committed: [`Producer::recover`], then compare the committed positions (protocol P5, P7).
     #[error("outcome of the transaction unknown: {0}")]
     Unknown(String),

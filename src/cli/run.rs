@@ -67,7 +67,8 @@ pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
     let config = options.load()?;
     let handler = builtin::from_config(&config.handler, false).map_err(CliError::misused)?;
     begin_logging(options.log_format);
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let bound = bind(&config.server, options.insecure).await?;
         let mut config = config;
         name(&mut config, &bound);
@@ -90,7 +91,10 @@ pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
                 Ok(())
             }
         }
-    })
+    });
+    // What still waits for a log that does not answer must not hold the process beyond its time.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The runtime for handlers and HTTP.

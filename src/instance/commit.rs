@@ -4,15 +4,18 @@
 //! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
 //! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
 //! C3: after any doubt the producer is a new one before the next transaction begins (protocol P7).
+//! C4: a transaction refused for its generation is tried again under a newer membership only while no
+//!     loss of partitions was told between its composition and that membership (protocol P2).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::changelog;
+use crate::clock;
 use crate::counts;
 use crate::log::outbox::Outbox;
 use crate::log::{
@@ -25,6 +28,10 @@ use crate::topics::Topics;
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How long the membership of a newer generation is waited for: the group tells it at the end of a
+/// rebalance, and nothing of a revoke goes on before the transaction is decided.
+const NEWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// The metadata of a committed position (protocol P5): who committed it, in which commit, where its
 /// owner answers, and whether it was given back in good order.
@@ -91,6 +98,42 @@ pub enum Ended {
     Aborted(String),
 }
 
+/// The membership of now, as the engine has heard of it; counts how often partitions were lost.
+#[derive(Debug, Default)]
+pub struct Current(Mutex<(u64, Option<Membership>)>);
+
+impl Current {
+    /// The group has a new generation, in which everything not lost is still owned.
+    pub fn renew(&self, membership: &Membership) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(membership.clone());
+    }
+
+    /// Partitions were lost: nothing composed before may be committed under a later membership (protocol P2).
+    pub fn lose(&self) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (current.0 + 1, None);
+    }
+
+    /// How often partitions were lost so far.
+    pub fn losses(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// A membership other than `stale`, waited for a while; `None` when there is none or partitions were lost.
+    fn newer(&self, stale: &Membership, losses: u64) -> Option<Membership> {
+        let deadline = clock::now() + NEWER_WITHIN;
+        loop {
+            let current = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            match current {
+                (now, _) if now != losses => return None,
+                (_, Some(membership)) if membership != *stale => return Some(membership),
+                _ if clock::now() >= deadline => return None,
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+}
+
 /// Carries transactions out, on a thread of its own.
 pub struct Committer {
     log: Arc<dyn Log>,
@@ -98,28 +141,44 @@ pub struct Committer {
     group: String,
     producer: Box<dyn Producer>,
     producer_id: String,
+    current: Arc<Current>,
 }
 
 impl Committer {
     /// A committer with a fresh producer under `producer_id`, for the group of the application.
-    pub fn new(log: Arc<dyn Log>, topics: Topics, group: &str, producer_id: &str) -> Result<Committer, LogError> {
+    pub fn new(
+        log: Arc<dyn Log>,
+        topics: Topics,
+        group: &str,
+        producer_id: &str,
+        current: Arc<Current>,
+    ) -> Result<Committer, LogError> {
         let producer = log.producer(producer_id)?;
-        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned() })
+        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned(), current })
     }
 
     /// Carries one transaction out and returns when it is decided. While the log does not answer it
-    /// tries on, unless `stop` says that nobody waits any more.
-    pub fn carry_out(&mut self, work: Work, stop: impl Fn() -> bool) -> Ended {
+    /// tries on, unless `stop` says that nobody waits any more. `losses` is [`Current::losses`] as it was
+    /// when the work was handed over.
+    pub fn carry_out(&mut self, work: Work, losses: u64, stop: impl Fn() -> bool) -> Ended {
         let number = work.number;
-        let transaction = self.compose(work);
-        let reason = match self.producer.commit(&transaction) {
-            Ok(receipt) => return Ended::Committed(receipt),
-            Err(CommitError::Aborted(reason)) => return Ended::Aborted(reason),
-            Err(CommitError::Fenced(reason)) => {
-                let _ = self.recover(&stop);
-                return Ended::Aborted(reason);
+        let mut transaction = self.compose(work);
+        let reason = loop {
+            match self.producer.commit(&transaction) {
+                Ok(receipt) => return Ended::Committed(receipt),
+                Err(CommitError::Aborted(reason)) => return Ended::Aborted(reason),
+                // The group went on while this was under way, and the engine will hear of it (or has): all
+                // that is in here was owned throughout, or the loss would have been told first (C4).
+                Err(CommitError::Stale(reason)) => match self.current.newer(&transaction.membership, losses) {
+                    Some(membership) => transaction.membership = membership,
+                    None => return Ended::Aborted(reason),
+                },
+                Err(CommitError::Fenced(reason)) => {
+                    let _ = self.recover(&stop);
+                    return Ended::Aborted(reason);
+                }
+                Err(CommitError::Unknown(reason)) => break reason,
             }
-            Err(CommitError::Unknown(reason)) => reason,
         };
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
         match self.recover(&stop).and_then(|()| self.decide(number, &transaction.offsets, &stop)) {

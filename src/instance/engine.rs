@@ -353,7 +353,9 @@ impl<C: Calls> Engine<C> {
         assert_eq!(queued.offset, offset, "K1: the event that holds the key is the one that ran");
         self.running -= 1;
         if task.closing {
-            return; // Given back: its next owner runs it.
+            // Given back: its next owner runs it.
+            self.buffered = self.buffered.saturating_sub(queued.event.weight());
+            return;
         }
         let event = &queued.event;
         let held = task.overlay.held(&key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));

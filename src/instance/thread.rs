@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
-use super::commit::{Committer, Mark, Work};
+use super::commit::{Committer, Current, Mark, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
 use super::opening::{OpenError, Opener};
 use super::topology::Topology;
@@ -58,7 +58,9 @@ impl EngineThread {
         let (inputs_in, inputs) = unbounded();
         let left = Arc::new(AtomicBool::new(false));
         let group = setting.config.application.id.clone();
-        let committer = Committer::new(Arc::clone(&log), setting.topics.clone(), &group, &setting.producer_id)?;
+        let current = Arc::new(Current::default());
+        let topics = setting.topics.clone();
+        let committer = Committer::new(Arc::clone(&log), topics, &group, &setting.producer_id, Arc::clone(&current))?;
         let join = Join {
             group: group.clone(),
             client_id: setting.config.application.instance_id.clone(),
@@ -91,6 +93,7 @@ impl EngineThread {
             opener: Arc::new(opener),
             inputs: inputs_in.clone(),
             left: Arc::clone(&left),
+            current,
         };
         let thread = thread::Builder::new().name("engine".into());
         let stop = Arc::clone(&left);
@@ -118,11 +121,12 @@ impl EngineThread {
 
 /// Where effects go.
 struct Surroundings {
-    works: Sender<Work>,
+    works: Sender<(Work, u64)>,
     flushes: (Sender<Flush>, JoinHandle<()>),
     opener: Arc<Opener>,
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
+    current: Arc<Current>,
 }
 
 fn run(
@@ -146,23 +150,24 @@ fn run(
         let now = clock::now();
         for _ in 0..ROUND {
             match next.take() {
-                Some(input) => engine.step(input, now),
+                Some(input) => {
+                    surroundings.hear(&input);
+                    engine.step(input, now);
+                }
                 None => break,
             }
             let finished = || finished.try_recv().ok().map(Input::Finished);
             next = inputs.try_recv().ok().or_else(finished);
         }
-        if let Some(input) = next {
-            engine.step(input, now);
-        }
         // The log's turn comes also while other inputs never end.
-        if let Ok(event) = events.try_recv() {
-            engine.step(Input::Member(event), now);
+        for input in next.into_iter().chain(events.try_recv().ok().map(Input::Member)) {
+            surroundings.hear(&input);
+            engine.step(input, now);
         }
         engine.step(Input::Tick, now);
         for effect in engine.effects(now) {
             match effect {
-                Effect::Commit(work) => drop(surroundings.works.send(*work)),
+                Effect::Commit(work) => drop(surroundings.works.send((*work, surroundings.current.losses()))),
                 Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
                 Effect::Fail(reason) if !has_failed => {
@@ -183,11 +188,11 @@ fn run(
     let _ = flusher.join();
 }
 
-fn spawn_committer(mut committer: Committer, inputs: Sender<Input>, left: Arc<AtomicBool>) -> Sender<Work> {
-    let (works_in, works) = bounded::<Work>(1);
+fn spawn_committer(mut committer: Committer, inputs: Sender<Input>, left: Arc<AtomicBool>) -> Sender<(Work, u64)> {
+    let (works_in, works) = bounded::<(Work, u64)>(1);
     let carry_out = move || {
-        for work in works {
-            let ended = committer.carry_out(work, || left.load(Ordering::Acquire));
+        for (work, losses) in works {
+            let ended = committer.carry_out(work, losses, || left.load(Ordering::Acquire));
             if inputs.send(Input::Ended(ended)).is_err() {
                 return;
             }
@@ -220,6 +225,15 @@ fn spawn_flusher(inputs: Sender<Input>) -> (Sender<Flush>, JoinHandle<()>) {
 }
 
 impl Surroundings {
+    /// What the committer has to know of the group, in the order of the engine's inputs.
+    fn hear(&self, input: &Input) {
+        match input {
+            Input::Member(MemberEvent::Assigned { membership, .. }) => self.current.renew(membership),
+            Input::Member(MemberEvent::Revoked { lost: true, .. }) => self.current.lose(),
+            _ => {}
+        }
+    }
+
     /// Claims the partitions on a thread of its own, then restores the tasks among them, several at a
     /// time; each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {

@@ -32,8 +32,16 @@ fn installed() -> Result<PathBuf> {
     Ok(home.join("lib"))
 }
 
-/// Starts a process from a thread that lives as long as the tests: the death signal follows the thread.
-fn spawn(command: Command) -> Result<Child> {
+/// Starts a process that never outlives the tests. From a thread that lives as long as they do: the death signal
+/// follows the thread.
+pub fn spawn(mut command: Command) -> Result<Child> {
+    // SAFETY: prctl is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
     type Request = (Command, Sender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<Sender<Request>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -121,15 +129,7 @@ impl Broker {
 
     /// Starts again on the same data and port; waits until the port is open.
     pub fn restart(&self) -> Result<()> {
-        let mut command = self.java("kafka.Kafka", &[])?;
-        // SAFETY: prctl is safe to call between fork and exec; the broker never outlives the tests.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            });
-        }
-        let mut process = spawn(command)?;
+        let mut process = spawn(self.java("kafka.Kafka", &[])?)?;
         let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             ensure!(process.try_wait()?.is_none(), "the broker has ended:\n{}", self.log());

@@ -1,6 +1,7 @@
-//! The log port on a real Kafka broker.
+//! The log port and whole instances on a real Kafka broker.
 
 mod broker;
+mod cluster;
 mod kit;
 mod log;
 mod members;

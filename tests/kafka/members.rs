@@ -176,7 +176,7 @@ fn l3_no_partition_has_two_owners_and_memberships_are_current() {
                 let mut producer = log.producer(&format!("{group}-tx-{me}")).expect("producer");
                 match producer.commit(&transaction) {
                     Ok(_) => false,
-                    Err(CommitError::Aborted(_)) => true,
+                    Err(CommitError::Aborted(_) | CommitError::Stale(_)) => true,
                     Err(other) => panic!("{other}"),
                 }
             });

@@ -26,12 +26,19 @@ pub(super) struct Opening {
     /// The membership that the claim was asked under; `None` = to be asked.
     asked: Option<Membership>,
     pub(super) remaining: Option<i64>,
+    /// The position that this thread committed last, where the partition was at work here before.
+    held: Option<i64>,
 }
 
 /// Partitions on their way out.
 #[derive(Debug)]
 pub(super) struct Revoking {
     pub(super) partitions: Vec<TopicPartition>,
+    /// Those of them whose work was dropped after an abort, with the positions last committed: they are
+    /// given back in good order all the same, or the next owner would fence this living producer.
+    pub(super) dropped: Vec<(TopicPartition, i64)>,
+    /// Transactions for it that were aborted.
+    pub(super) aborts: u32,
     /// Dropping it lets the group go on.
     _done: Sender<()>,
 }
@@ -60,7 +67,7 @@ impl<C: Calls> Engine<C> {
         self.membership = Some(membership);
         for of in partitions {
             self.epochs += 1;
-            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None });
+            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held: None });
         }
         self.ask_to_open();
     }
@@ -121,15 +128,17 @@ impl<C: Calls> Engine<C> {
     fn revoked(&mut self, partitions: Vec<TopicPartition>, done: Sender<()>) {
         metrics::rebalanced("revoked");
         tracing::info!(partitions = ?names(&partitions), "revoked");
+        let mut dropped = Vec::new();
         for of in &partitions {
-            self.opening.remove(of);
+            let held = self.opening.remove(of).and_then(|opening| opening.held);
+            dropped.extend(held.map(|position| (of.clone(), position)));
             if *of.topic == *self.setting.topics.repartition
                 && let Some(task) = self.tasks.get_mut(&of.partition)
             {
                 task.closing = true;
             }
         }
-        self.revoking = Some(Revoking { partitions, _done: done });
+        self.revoking = Some(Revoking { partitions, dropped, aborts: 0, _done: done });
     }
 
     /// The last transaction is decided, or there was none to make (G1).
@@ -160,15 +169,21 @@ impl<C: Calls> Engine<C> {
         for of in owned {
             self.reopen(of);
         }
+        // Also what was in nobody's queue at this moment.
+        self.buffered = 0;
         self.ask_to_open();
     }
 
     fn reopen(&mut self, of: TopicPartition) {
+        let source = self.sources.get(&of).map(|slot| slot.source.committed);
+        let held = source.or_else(|| self.tasks.get(&of.partition).map(|task| task.committed));
         self.drop_partition(&of);
-        let goes = self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&of));
-        if !goes {
-            self.epochs += 1;
-            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None });
+        match self.revoking.as_mut().filter(|revoking| revoking.partitions.contains(&of)) {
+            Some(revoking) => revoking.dropped.extend(held.map(|position| (of, position))),
+            None => {
+                self.epochs += 1;
+                self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held });
+            }
         }
     }
 

@@ -28,6 +28,9 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 /// A composition of this size is committed before its interval is over.
 const LARGE: usize = 32 << 20;
 
+/// How often giving back is tried before it is done without the note that says so.
+const RELEASES: u32 = 3;
+
 /// One of so many events is measured from its source record's time to its commit.
 const SAMPLE: u64 = 256;
 
@@ -185,6 +188,9 @@ impl<C: Calls> Engine<C> {
             work.offsets.push(OffsetCommit { of: of.clone(), position: slot.source.position, metadata: mark(of) });
             sources.push((of.clone(), slot.epoch, slot.source.position));
         }
+        for (of, position) in self.revoking.iter().flat_map(|revoking| &revoking.dropped) {
+            work.offsets.push(OffsetCommit { of: of.clone(), position: *position, metadata: mark(of) });
+        }
         if work.offsets.is_empty() {
             return self.finish_revoke();
         }
@@ -200,15 +206,24 @@ impl<C: Calls> Engine<C> {
         let Some(committing) = self.committing.take() else { return };
         let releases = committing.releases;
         match ended {
-            Ended::Committed(receipt) => self.committed(committing, &receipt.ends, now),
+            Ended::Committed(receipt) => {
+                self.committed(committing, &receipt.ends, now);
+                if releases {
+                    self.finish_revoke();
+                }
+            }
             Ended::Aborted(reason) => {
                 tracing::warn!(reason, "a transaction was aborted; its work begins anew from the last commit");
                 metrics::aborted("log");
                 self.begin_anew();
+                // What goes is then given back by a transaction of positions alone.
+                if let Some(revoking) = self.revoking.as_mut().filter(|_| releases) {
+                    revoking.aborts += 1;
+                    if revoking.aborts >= RELEASES {
+                        self.finish_revoke();
+                    }
+                }
             }
-        }
-        if releases {
-            self.finish_revoke();
         }
         self.ask_to_open();
     }

@@ -165,7 +165,10 @@ impl KafkaProducer {
         // 2. Positions first: a stale membership is found out before anything is on its way, and while the markers of
         // the transaction before are being written, librdkafka asks again after 2 ms; for records it would after 20.
         if let Err((what, failure)) = self.send_offsets(served, transaction, deadline) {
-            return Err(self.abort(served, what, &failure));
+            return Err(match self.abort(served, what, &failure) {
+                CommitError::Aborted(why) if failure.code == Code::IllegalGeneration => CommitError::Stale(why),
+                other => other,
+            });
         }
         for append in &transaction.appends {
             if let Err(failure) = enqueue(&served.client, append, deadline) {

@@ -155,7 +155,8 @@ fn consumer(options: &KafkaOptions, isolation: Isolation) -> Settings {
 pub fn member(options: &KafkaOptions, group: &str, client_id: &str) -> Settings {
     let mut settings = consumer(options, Isolation::ReadCommitted);
     let session = options.session_timeout.as_millis();
-    let heartbeat = (session / 4).clamp(100, 3000);
+    // Members hear of a rebalance by their heartbeats: partitions that move stand still until the last one has.
+    let heartbeat = (session / 12).clamp(100, 1000);
     put(&mut settings, &[("group.id", s(group)), ("client.id", s(client_id)), ("group.protocol", s("classic"))]);
     put(&mut settings, &[("partition.assignment.strategy", s("cooperative-sticky"))]);
     put(

@@ -33,6 +33,8 @@ impl Watch {
     /// An error event of the handle.
     pub fn error(&self, code: Code, text: String) {
         tracing::debug!(handle = %self.name, code = ?code, "{text}");
+        // Without times and counts: what is told again is the same text again.
+        let text = text.split_once(" (after ").map_or(text.as_str(), |(what, _)| what).to_owned();
         if passing(code) || matches!(code, Code::SSL | Code::Authentication) {
             self.disturbances.fetch_add(1, Ordering::SeqCst);
         }
@@ -51,6 +53,8 @@ impl Watch {
             self.disturbances.fetch_add(1, Ordering::SeqCst);
         }
         match level {
+            // A broker that cannot be reached, once for every handle: it is told as an error, too.
+            _ if facility == "FAIL" => tracing::debug!(handle = %self.name, facility, "{line}"),
             0..=4 => tracing::warn!(handle = %self.name, facility, "{line}"),
             5..=6 => tracing::info!(handle = %self.name, facility, "{line}"),
             _ => tracing::debug!(handle = %self.name, facility, "{line}"),

@@ -1,0 +1,199 @@
+//! An application with its source topic, and its instances as processes of their own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidegate::log::TopicPartition;
+use tidegate::log::kafka::KafkaLog;
+use tidegate::topics::Topics;
+
+use super::PARTITIONS;
+use crate::broker::{self, Broker};
+use crate::kit;
+
+/// How long anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many of an instance's last lines a failure shows.
+const LINES: usize = 60;
+
+pub struct App {
+    pub id: String,
+    pub servers: String,
+    pub source: Arc<str>,
+    pub topics: Topics,
+    pub log: KafkaLog,
+    folder: tempfile::TempDir,
+}
+
+impl App {
+    /// With a new source topic; no instance runs yet.
+    pub fn new(broker: &Broker, name: &str) -> App {
+        let servers = broker.servers();
+        let log = kit::connect(&servers);
+        let source = kit::topic(&log, &format!("{name}-source"), 1, &[]);
+        App::on(servers, source, log, name)
+    }
+
+    /// On a source topic that may not be there.
+    pub fn on(servers: String, source: Arc<str>, log: KafkaLog, name: &str) -> App {
+        let id = kit::unique(name);
+        let topics = Topics::new(&id, &[source.to_string()]);
+        let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
+        App { id, servers, source, topics, log, folder }
+    }
+
+    /// The partitions of one of its topics.
+    pub fn partitions(&self, topic: &Arc<str>) -> Vec<TopicPartition> {
+        (0..PARTITIONS).map(|partition| TopicPartition::new(topic, partition)).collect()
+    }
+
+    /// The binary with a command, for this application, without settings from the environment.
+    pub fn command(&self, verb: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_")) {
+            command.env_remove(name);
+        }
+        command.args(verb).args(["-b", &self.servers, "--application-id", &self.id]);
+        command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
+        command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
+        command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn tool(&self, verb: &[&str]) -> Output {
+        self.command(verb).output().expect("the binary starts")
+    }
+
+    /// Starts an instance; its state folder is that of an earlier one of the same name.
+    pub fn start(&self, name: &str) -> Instance<'_> {
+        let mut command = self.command(&["run", "--listen", "127.0.0.1:0"]);
+        command.arg("--set").arg(format!("application.instance_id={name}"));
+        self.spawn(name, command)
+    }
+
+    /// Starts an instance of fresh outcomes: this test binary with the one test that is one.
+    pub fn start_fresh(&self, name: &str) -> Instance<'_> {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args([super::fresh::TEST, "--exact", "--nocapture"]).current_dir(self.folder.path());
+        let spec = json!({ "servers": self.servers, "id": self.id, "source": &*self.source, "name": name });
+        command.env(super::fresh::SPEC, spec.to_string()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        self.spawn(name, command)
+    }
+
+    fn spawn(&self, name: &str, mut command: Command) -> Instance<'_> {
+        let log = self.folder.path().join(format!("{name}.log"));
+        let from = std::fs::metadata(&log).map_or(0, |found| found.len() as usize);
+        let file = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
+        command.stdout(file.try_clone().expect("a handle")).stderr(file);
+        let child = broker::spawn(command).expect("the instance starts");
+        Instance { app: self, log, from, child: Mutex::new(child) }
+    }
+
+    /// Waits until `check`; fails with the instances' logs.
+    pub fn until(&self, what: &str, mut check: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !check() {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", self.logs());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The last lines of what every instance has said.
+    pub fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path()).expect("the folder").flatten().map(|entry| entry.path());
+        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|it| it == "log")).collect();
+        files.sort();
+        let mut text = String::new();
+        for file in files {
+            let said = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            text += &format!("--- {}\n{}\n", file.display(), lines[lines.len().saturating_sub(LINES)..].join("\n"));
+        }
+        text
+    }
+}
+
+/// A process; killed when it is dropped.
+pub struct Instance<'a> {
+    app: &'a App,
+    log: PathBuf,
+    from: usize,
+    child: Mutex<Child>,
+}
+
+impl Instance<'_> {
+    /// What it has said since its start.
+    pub fn said(&self) -> String {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        said.get(self.from..).unwrap_or_default().to_owned()
+    }
+
+    /// An answer of its API.
+    fn get(&self, path: &str) -> Option<Value> {
+        let said = self.said();
+        let address =
+            said.lines().find_map(|line| line.split_once("answers on ")).map(|(_, address)| address.trim())?;
+        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).build().new_agent();
+        let text = agent.get(format!("{address}{path}")).call().ok()?.body_mut().read_to_string().ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Whether it says that it is ready.
+    pub fn ready(&self) -> bool {
+        self.get("/readyz").is_some()
+    }
+
+    /// How many partitions it owns and has at work; none while one of them is being opened.
+    pub fn owns(&self) -> usize {
+        let status = self.get("/api/v1/status").or_else(|| {
+            let said = self.said();
+            let line = said.lines().rev().find_map(|line| line.strip_prefix(super::fresh::STATUS)?.parse().ok());
+            line
+        });
+        let Some(status) = status.filter(|status| status["state"] == "running") else { return 0 };
+        status["partitions"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        let child = self.child.lock().expect("no panic with it");
+        // SAFETY: the process is our own child and has not been waited for.
+        unsafe { libc::kill(child.id().cast_signed(), signal) };
+    }
+
+    /// Waits for its end; the exit code.
+    pub fn ended(&self) -> Option<i32> {
+        let mut code = None;
+        self.app.until("the instance ends", || {
+            code = self.child.lock().expect("no panic with it").try_wait().expect("our own child");
+            code.is_some()
+        });
+        code.and_then(|status| status.code())
+    }
+
+    /// Asks it to end, and waits; the exit code.
+    pub fn terminate(&self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        self.ended()
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().expect("no panic with it");
+        // It may have ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Instance<'_> {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
