@@ -31,7 +31,7 @@ pub fn all_is_committed(world: &mut World) -> bool {
     let at_end = all.iter().zip(committed).all(|(of, committed)| {
         committed.is_some_and(|committed| committed.position == log.watermarks(of).unwrap().high)
     });
-    at_end && running(world) == all.len()
+    running(world) == all.len() && at_end
 }
 
 fn running(world: &mut World) -> usize {
@@ -40,6 +40,7 @@ fn running(world: &mut World) -> usize {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
         let status = status.try_recv().expect("answered at once");
+        node.last_status = format!("{status:?}");
         assert!(status.troubles.is_empty(), "{}: {:?}", node.name, status.troubles);
         status.tasks.iter().filter(|task| task.state == TaskState::Running).count()
     };

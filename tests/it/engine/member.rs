@@ -71,7 +71,7 @@ pub struct GivingBack {
     /// Disconnected when the engine has answered.
     pub answered: Receiver<()>,
     /// Dropping it lets the member's thread go on.
-    pub done: Option<Sender<()>>,
+    done: Sender<()>,
 }
 
 /// What was delivered and not passed on.
@@ -153,9 +153,17 @@ impl Inbox {
         // What was not passed on until now might as well not have been delivered.
         self.records.retain(|of, _| !partitions.contains(of));
         let (ours, answered) = crossbeam_channel::bounded(1);
-        let giving_back = GivingBack { partitions: partitions.clone(), lost, answered, done: Some(done) };
+        let giving_back = GivingBack { partitions: partitions.clone(), lost, answered, done };
         assert!(self.giving_back.replace(giving_back).is_none(), "M2: one revoke at a time");
         Some(MemberEvent::Revoked { partitions, lost, done: ours })
+    }
+
+    /// The engine has answered: the member's thread may go on.
+    pub fn give_back(&mut self) {
+        let giving_back = self.giving_back.take().expect("asked when there is one");
+        // A start that came after the revoke is void (M1).
+        self.spy.cursors.lock().unwrap().retain(|of, _| !giving_back.partitions.contains(of));
+        drop(giving_back.done);
     }
 
     /// Some of the records of one partition, of a paused one only seldom.

@@ -88,6 +88,8 @@ pub struct Node {
     pub claims: VecDeque<(Vec<(TopicPartition, u64)>, Membership)>,
     pub restores: VecDeque<(TopicPartition, u64, i64)>,
     pub opened: VecDeque<Input>,
+    /// What the engine last told of itself.
+    pub last_status: String,
     /// Its member leaves in good order.
     pub leaving: Option<JoinHandle<()>>,
 }
@@ -151,6 +153,7 @@ impl Node {
             claims: VecDeque::new(),
             restores: VecDeque::new(),
             opened: VecDeque::new(),
+            last_status: String::new(),
             leaving: None,
         }
     }

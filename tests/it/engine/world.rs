@@ -273,8 +273,7 @@ impl World {
             }
             Act::Done => {
                 note(format!("{} has given back", node.name));
-                let mut giving_back = node.inbox.giving_back.take().expect("possible");
-                drop(giving_back.done.take());
+                node.inbox.give_back();
             }
             Act::Effects => node.step(Input::Tick, now),
             Act::Restore | Act::Append | Act::Time | Act::Zombie => {}
@@ -450,8 +449,9 @@ impl World {
             let calls = node.desk.borrow().pending.len();
             let leaves = node.leaving.is_some();
             let (claims, restores) = (node.claims.len(), node.restores.len());
+            let engine = &node.last_status;
             format!(
-                "{}: inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
+                "{}: {engine}; inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
                 node.name,
                 node.inbox.len(),
                 node.work.is_some(),
