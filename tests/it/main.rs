@@ -3,6 +3,7 @@
 mod cli;
 mod codec;
 mod embedded_log;
+mod engine;
 mod http;
 mod running;
 mod stamp;

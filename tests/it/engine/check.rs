@@ -1,0 +1,201 @@
+//! What must be true at the end of every seed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use tidegate::counts;
+use tidegate::entry::Entry;
+use tidegate::event::StampedEvent;
+use tidegate::instance::engine::{Answered, Input, Question};
+use tidegate::instance::view::TaskState;
+use tidegate::log::{Log, Record, TopicPartition};
+use tidegate::proto;
+use tidegate::reference::Held;
+use tidegate::stamp::Stamp;
+use tokio::sync::oneshot;
+
+use super::faulty::read;
+use super::world::World;
+
+fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition> {
+    (0..world.plan.config.processing.partitions).map(|partition| TopicPartition::new(topic, partition)).collect()
+}
+
+/// Every partition runs somewhere and its committed position is its end.
+pub fn all_is_committed(world: &mut World) -> bool {
+    let mut all = partitions(world, &world.plan.topics.repartition);
+    all.push(TopicPartition::new(&world.plan.topics.sources[0], 0));
+    let log = world.log();
+    let committed = log.committed(&world.plan.config.application.id, &all, true).unwrap();
+    let at_end = all.iter().zip(committed).all(|(of, committed)| {
+        committed.is_some_and(|committed| committed.position == log.watermarks(of).unwrap().high)
+    });
+    running(world) == all.len() && at_end
+}
+
+fn running(world: &mut World) -> usize {
+    let now = world.now;
+    let count = |node: &mut super::node::Node| {
+        let (answer, mut status) = oneshot::channel();
+        node.step(Input::Question(Question::Status(answer)), now);
+        let status = status.try_recv().expect("answered at once");
+        node.last_status = format!("{status:?}");
+        assert!(status.troubles.is_empty(), "{}: {:?}", node.name, status.troubles);
+        status.tasks.iter().filter(|task| task.state == TaskState::Running).count()
+    };
+    world.nodes.iter_mut().map(count).sum()
+}
+
+/// Nothing is left in the engines' books of what they have taken in (stalls come from there).
+pub fn books(world: &mut World) {
+    let now = world.now;
+    for node in &mut world.nodes {
+        let (answer, mut status) = oneshot::channel();
+        node.step(Input::Question(Question::Status(answer)), now);
+        let status = status.try_recv().expect("answered at once");
+        assert_eq!((status.running, status.buffered_bytes), (0, 0), "{} has calls or bytes that are not there", node.name);
+    }
+}
+
+fn held(entry: Entry) -> Held {
+    (entry.stamp, entry.action, entry.value)
+}
+
+/// The committed changelog leads to the reference's state, and a key's stamps only rise.
+pub fn changelog(world: &World) {
+    let mut state = BTreeMap::new();
+    for of in partitions(world, &world.plan.topics.changelog) {
+        for record in read(world.log().as_ref(), &of, 0) {
+            let key = record.key.expect("entries and bookkeeping have keys");
+            if key.is_empty() {
+                continue;
+            }
+            let entry = Entry::decode(record.value.expect("no entry is deleted yet")).unwrap();
+            let next = entry.stamp.clone();
+            if let Some((last, ..)) = state.insert(key.clone(), held(entry)) {
+                assert!(last < next, "{of} at {}: the stamp of {key:?} goes from {last} to {next}", record.offset);
+            }
+        }
+    }
+    same_state("the changelog", &state, &world.workload.state);
+}
+
+/// Exactly the same keys with exactly the same stamps, actions and values.
+pub fn same_state(what: &str, found: &BTreeMap<Bytes, Held>, expected: &BTreeMap<Bytes, Held>) {
+    for (key, expected) in expected {
+        assert_eq!(found.get(key), Some(expected), "{what}: the key {key:?}");
+    }
+    let more: Vec<_> = found.keys().filter(|key| !expected.contains_key(*key)).collect();
+    assert!(more.is_empty(), "{what} has keys that no event has succeeded on: {more:?}");
+}
+
+/// Asks the engines, as a door does: through the overlay, then the store.
+pub fn lookups(world: &mut World) {
+    let now = world.now;
+    let keys: Vec<Bytes> = world.workload.state.keys().cloned().chain([Bytes::from_static(b"never")]).collect();
+    let mut found = BTreeMap::new();
+    for key in keys {
+        let mut owners = 0;
+        for node in &mut world.nodes {
+            let (answer, mut answered) = oneshot::channel();
+            node.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
+            let entry = match answered.try_recv().expect("answered at once") {
+                Answered::Entry(entry) => Some(entry),
+                Answered::AskStore(store) => store.get(&key).unwrap(),
+                Answered::NotReady => panic!("{key:?} is not ready at {}", node.name),
+                Answered::NotHere => continue,
+            };
+            owners += 1;
+            if let Some(entry) = entry {
+                found.insert(key.clone(), held(entry));
+            }
+        }
+        assert_eq!(owners, 1, "{key:?} is answered for by so many engines");
+    }
+    same_state("the answers", &found, &world.workload.state);
+}
+
+/// Every event of the reference is on the repartition topic once, and nothing else is.
+pub fn events(world: &World) {
+    let mut found: Vec<Stamp> = Vec::new();
+    for of in partitions(world, &world.plan.topics.repartition) {
+        let records = read(world.log().as_ref(), &of, 0);
+        let decode = |record: Record| StampedEvent::decode(record.key.unwrap(), record.value.unwrap()).unwrap().stamp;
+        found.extend(records.into_iter().map(decode));
+    }
+    found.sort();
+    assert_eq!(found, world.workload.events, "events on the repartition topic");
+}
+
+/// Every failure of the reference is a dead letter once, with its cause, and nothing else is.
+pub fn dead_letters(world: &World) {
+    let mut found = Vec::new();
+    for of in partitions(world, &world.plan.topics.dead_letter) {
+        for record in read(world.log().as_ref(), &of, 0) {
+            let header = |name: &str| {
+                let value = record.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_vec());
+                value.map(|value| String::from_utf8(value).unwrap()).unwrap_or_default()
+            };
+            let (kind, cause) = (header("tidegate_dead_letter"), header("tidegate_cause"));
+            if kind == "record" {
+                let offset = header("__streams.errors.offset");
+                let original = &world.workload.records[offset.parse::<usize>().unwrap()];
+                assert_eq!((&record.key, &record.value), (&original.key, &original.value), "Q2: its original bytes");
+                found.push(format!("record {offset} {cause}"));
+            } else {
+                let event = StampedEvent::decode(record.key.clone().unwrap(), record.value.clone().unwrap()).unwrap();
+                let stamp = header("tidegate_stamp");
+                assert_eq!(event.stamp.to_string(), stamp, "the dead letter is the event that it says");
+                found.push(format!("event {stamp} {cause}"));
+            }
+        }
+    }
+    found.sort();
+    assert_eq!(found, world.workload.dead_letters, "dead letters");
+}
+
+/// P16: in every prefix of the progress topic no sum of a root and depth is negative; in the end all
+/// are zero. The last position told of the source is its end.
+pub fn progress(world: &World) {
+    let of = TopicPartition::new(&world.plan.topics.progress, 0);
+    let mut sums: BTreeMap<(u32, u32, u64, u32), i64> = BTreeMap::new();
+    let mut position = 0;
+    for record in read(world.log().as_ref(), &of, 0) {
+        let progress = proto::Progress::decode(record.value.unwrap()).unwrap();
+        for counts in &progress.counts {
+            for (first, length) in counts::expand_runs(&counts.runs) {
+                for (root, (depth, delta)) in
+                    (first..first + length).flat_map(|root| (counts.first_depth..).zip(&counts.deltas).map(move |of| (root, of)))
+                {
+                    *sums.entry((counts.generation, counts.retry, root, depth)).or_default() += delta;
+                }
+            }
+        }
+        for at in &progress.source_positions {
+            assert!(at.position >= position, "the source position goes back at {}", record.offset);
+            position = at.position;
+        }
+        let negative = sums.iter().find(|(_, sum)| **sum < 0);
+        assert_eq!(negative, None, "P16: more is done than there was, at offset {}", record.offset);
+        sums.retain(|_, sum| *sum != 0);
+    }
+    assert!(sums.is_empty(), "P16: pending at the end: {sums:?}");
+    assert_eq!(position as usize, world.workload.records.len(), "the source is sequenced to its end");
+}
+
+/// What the stores themselves hold, once everything is in them.
+pub fn stores(world: &mut World) {
+    let now = world.now;
+    let mut found = BTreeMap::new();
+    for node in &mut world.nodes {
+        let (answer, mut listings) = oneshot::channel();
+        let query = tidegate::instance::view::ListQuery { limit: 1000, ..Default::default() };
+        node.step(Input::Question(Question::List(query, answer)), now);
+        for listing in listings.try_recv().expect("answered at once") {
+            assert!(listing.above.is_empty(), "nothing waits above the stores after a restart");
+            found.extend(listing.store.scan(b"", false).map(|item| item.unwrap()).map(|(key, entry)| (key, held(entry))));
+        }
+    }
+    same_state("the stores", &found, &world.workload.state);
+}

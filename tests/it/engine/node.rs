@@ -1,0 +1,277 @@
+//! One engine with all that waits on its behalf, in the driver's hands: nothing happens by itself.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{TryRecvError, unbounded};
+use fastrand::Rng;
+use tidegate::config::Config;
+use tidegate::instance::calls::{CallId, Calls, Finished, Verdict};
+use tidegate::instance::commit::{Committer, Ended, Mark, Work};
+use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
+use tidegate::instance::opening::{OpenError, Opener};
+use tidegate::instance::topology::Topology;
+use tidegate::log::{Join, Log, Member, Membership, TopicPartition};
+use tidegate::store::Stores;
+use tidegate::task::queue::Queued;
+use tidegate::topics::Topics;
+
+use super::faulty::FaultyLog;
+use super::member::{Inbox, Spy};
+use super::workload::Scripts;
+
+/// Calls under way, to be ended in any order.
+pub struct Desk {
+    rng: Rng,
+    scripts: Scripts,
+    at_once: u32,
+    max_in_flight: usize,
+    /// Begun and not ended.
+    pub pending: Vec<Finished>,
+}
+
+/// The engine's side of the desk.
+pub struct ScriptedCalls(Rc<RefCell<Desk>>);
+
+impl Calls for ScriptedCalls {
+    fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, _superseded: bool) -> Option<Verdict> {
+        let desk = &mut *self.0.borrow_mut();
+        let call = call();
+        let CallId { partition, incarnation, .. } = call;
+        let same_task = |other: &&Finished| (other.call.partition, other.call.incarnation) == (partition, incarnation);
+        let busy = desk.pending.iter().filter(same_task).any(|other| other.call.key == call.key);
+        assert!(!busy, "K1: two calls of the key {:?} at once", call.key);
+        let running = desk.pending.iter().filter(same_task).count();
+        assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
+        let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt);
+        if desk.rng.u32(..100) < desk.at_once {
+            return Some(verdict);
+        }
+        desk.pending.push(Finished { call, verdict });
+        None
+    }
+}
+
+/// How a seed's engines are set.
+pub struct Plan {
+    pub config: Arc<Config>,
+    pub topics: Topics,
+    pub topology: Topology,
+    pub scripts: Scripts,
+    pub at_once: u32,
+    pub overlay_bytes: usize,
+}
+
+/// One engine.
+pub struct Node {
+    /// Its producer's transactional id, unique in a seed.
+    pub name: String,
+    /// Its stores.
+    pub folder: PathBuf,
+    pub engine: Engine<ScriptedCalls>,
+    pub desk: Rc<RefCell<Desk>>,
+    pub inbox: Inbox,
+    pub member: Arc<Spy>,
+    pub committer: Committer,
+    pub opener: Opener,
+    /// A transaction handed out and not carried out.
+    pub work: Option<Work>,
+    /// Carried out and not told.
+    pub ended: Option<Ended>,
+    pub flushes: VecDeque<Flush>,
+    pub flushed: VecDeque<Input>,
+    pub claims: VecDeque<(Vec<(TopicPartition, u64)>, Membership)>,
+    pub restores: VecDeque<(TopicPartition, u64, i64)>,
+    pub opened: VecDeque<Input>,
+    /// What the engine last told of itself.
+    pub last_status: String,
+    /// Its member leaves in good order.
+    pub leaving: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Joins the group.
+    pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
+        let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
+        let group = plan.config.application.id.clone();
+        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name).unwrap();
+        let (events_in, events) = unbounded();
+        let join = Join {
+            group: group.clone(),
+            client_id: name.clone(),
+            topics: plan.topics.sources.iter().chain([&plan.topics.repartition]).cloned().collect(),
+            with_headers: Vec::new(),
+        };
+        let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
+        let member = Arc::new(Spy::new(member));
+        let opener = Opener {
+            log,
+            member: Arc::clone(&member) as Arc<dyn Member>,
+            topics: plan.topics.clone(),
+            group,
+            mark: Mark { producer: name.clone(), number: 0, address: String::new(), released: false },
+            stores: Stores::new(folder.clone(), 1 << 20, 1 << 20),
+            changelog_id: plan.topology.changelog_id.clone(),
+            delete_retention_ms: plan.topology.delete_retention_ms,
+            report: Box::new(|of, text| assert!(text.is_none(), "{of}: {text:?}")),
+        };
+        let setting = Setting {
+            config: Arc::clone(&plan.config),
+            topics: plan.topics.clone(),
+            topic_ids: plan.topology.source_ids.clone(),
+            producer_id: name.clone(),
+            address: String::new(),
+            overlay_bytes: plan.overlay_bytes,
+        };
+        let desk = Rc::new(RefCell::new(Desk {
+            rng: Rng::with_seed(seed),
+            scripts: plan.scripts.clone(),
+            at_once: plan.at_once,
+            max_in_flight: plan.config.processing.max_in_flight,
+            pending: Vec::new(),
+        }));
+        let engine =
+            Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
+        Node {
+            name,
+            folder,
+            engine,
+            desk,
+            inbox: Inbox::new(events, Arc::clone(&member)),
+            member,
+            committer,
+            opener,
+            work: None,
+            ended: None,
+            flushes: VecDeque::new(),
+            flushed: VecDeque::new(),
+            claims: VecDeque::new(),
+            restores: VecDeque::new(),
+            opened: VecDeque::new(),
+            last_status: String::new(),
+            leaving: None,
+        }
+    }
+
+    /// One input.
+    pub fn step(&mut self, input: Input, now: Instant) {
+        self.engine.step(input, now);
+        self.check_answer();
+    }
+
+    /// Takes what the engine wants done.
+    pub fn take_effects(&mut self, now: Instant) {
+        for effect in self.engine.effects(now) {
+            match effect {
+                Effect::Commit(work) => {
+                    assert!(self.work.is_none() && self.ended.is_none(), "one transaction is under way at a time");
+                    check_offsets(&work, &self.name);
+                    self.work = Some(*work);
+                }
+                Effect::Flush(flush) => self.flushes.push_back(flush),
+                Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
+                Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
+            }
+        }
+        self.check_answer();
+    }
+
+    /// G1: when the engine answers a revoke, no transaction that touches its partitions is undecided.
+    fn check_answer(&mut self) {
+        let Some(giving_back) = &self.inbox.giving_back else { return };
+        if giving_back.lost || giving_back.answered.try_recv() != Err(TryRecvError::Disconnected) {
+            return;
+        }
+        let touched = self.work.iter().flat_map(|work| &work.offsets);
+        let open: Vec<_> = touched.filter(|offset| giving_back.partitions.contains(&offset.of)).collect();
+        assert!(open.is_empty(), "G1: {} gave back partitions of an undecided transaction: {open:?}", self.name);
+    }
+
+    /// Whether the engine has answered the revoke that it was told.
+    pub fn has_answered(&self) -> bool {
+        let answered = |giving_back: &super::member::GivingBack| {
+            giving_back.answered.try_recv() == Err(TryRecvError::Disconnected)
+        };
+        self.inbox.giving_back.as_ref().is_some_and(answered)
+    }
+
+    /// What the committer's thread does.
+    pub fn carry_out(&mut self) {
+        let work = self.work.take().expect("asked when there is one");
+        self.ended = Some(self.committer.carry_out(work, || false));
+    }
+
+    /// What the flusher's thread does with the next flush; its partition and checkpoint.
+    pub fn flush(&mut self) -> (i32, i64) {
+        let flush = self.flushes.pop_front().expect("asked when there is one");
+        let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
+        let mut result = store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
+        if durable && result.is_ok() {
+            result = store.flush();
+        }
+        self.flushed.push_back(Input::Flushed { partition, incarnation, result });
+        (partition, checkpoint.position)
+    }
+
+    /// What the opener's thread does first.
+    pub fn claim(&mut self, repartition: &str) {
+        let (partitions, membership) = self.claims.pop_front().expect("asked when there is one");
+        let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
+        match self.opener.claim(&names, &membership, &|| false) {
+            Ok(positions) => {
+                for ((of, epoch), position) in partitions.into_iter().zip(positions) {
+                    if &*of.topic == repartition {
+                        self.restores.push_back((of, epoch, position));
+                    } else {
+                        let opened = Ok(Opened { position, restored: None });
+                        self.opened.push_back(Input::Opened { of, epoch, opened });
+                    }
+                }
+            }
+            Err(OpenError::Moved) => {
+                let moved = |(of, epoch)| Input::Opened { of, epoch, opened: Err(OpenError::Moved) };
+                self.opened.extend(partitions.into_iter().map(moved));
+            }
+            Err(OpenError::Fatal(reason)) => panic!("{}: {reason}", self.name),
+        }
+    }
+
+    /// Some call comes to its end.
+    pub fn end_call(&self, rng: &mut Rng) -> Finished {
+        let pending = &mut self.desk.borrow_mut().pending;
+        pending.swap_remove(rng.usize(..pending.len()))
+    }
+
+    /// Nothing is on its way between the engine and those that wait on its behalf.
+    pub fn is_quiet(&self) -> bool {
+        self.inbox.len() == (0, 0)
+            && self.inbox.giving_back.is_none()
+            && self.work.is_none()
+            && self.ended.is_none()
+            && self.flushes.is_empty()
+            && self.flushed.is_empty()
+            && self.claims.is_empty()
+            && self.restores.is_empty()
+            && self.opened.is_empty()
+            && self.desk.borrow().pending.is_empty()
+    }
+}
+
+/// P3: every partition that the transaction touches has an offset in it.
+fn check_offsets(work: &Work, name: &str) {
+    let has = |partition: i32, topic: &str| {
+        work.offsets.iter().any(|offset| offset.of.partition == partition && offset.of.topic.ends_with(topic))
+    };
+    for (partition, ..) in &work.changes {
+        assert!(has(*partition, "-events-repartition"), "P3: {name} changes {partition} without its offset");
+    }
+    for source in &work.sources {
+        assert!(has(source.partition, &source.topic), "P3: {name} sequences {source:?} without its offset");
+    }
+    assert!(!work.offsets.is_empty(), "P3: {name} commits without a fence");
+}

@@ -1,0 +1,484 @@
+//! The driver: one thread that draws what happens next, a clock of its own, and what goes wrong.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tempfile::TempDir;
+use tidegate::instance::commit::{Committer, Ended, Work};
+use tidegate::instance::engine::Input;
+use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use tidegate::log::{Append, Log, Member, TopicPartition};
+
+use super::faulty::{Faults, FaultyLog, read};
+use super::node::{Node, Plan};
+use super::workload::Workload;
+
+/// Without any progress for this long a seed has failed.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// No seed takes more steps.
+const MOST_STEPS: usize = 400_000;
+
+thread_local! {
+    static TRACE: RefCell<VecDeque<String>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// The last things that happened on this thread.
+pub fn trace() -> Vec<String> {
+    TRACE.with_borrow_mut(|trace| trace.drain(..).collect())
+}
+
+fn note(what: String) {
+    TRACE.with_borrow_mut(|trace| {
+        if trace.len() == 150 {
+            trace.pop_front();
+        }
+        trace.push_back(what);
+    });
+}
+
+/// What may go wrong in a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process dies and starts again on the same folders.
+    Crash,
+    /// It starts again without its stores.
+    CrashAndWipe,
+    /// It starts again with the stores as they were on the disk some time ago.
+    CrashAndGoBack,
+    /// One of the engines dies, its last transaction perhaps on its way; another takes its place.
+    KillOne,
+    /// A member is expelled: its partitions are lost, and it joins anew.
+    Expel,
+    /// Another engine joins.
+    Join,
+    /// An engine leaves in good order.
+    Leave,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Append,
+    Time,
+    Control,
+    Records,
+    Finish,
+    CarryOut,
+    Ended,
+    Flush,
+    Flushed,
+    Claim,
+    Restore,
+    Opened,
+    Done,
+    Effects,
+    Zombie,
+}
+
+const ACTS: usize = Act::Zombie as usize + 1;
+
+/// Everything of one seed.
+pub struct World {
+    pub plan: Plan,
+    pub workload: Workload,
+    pub nodes: Vec<Node>,
+    pub now: Instant,
+    folder: TempDir,
+    log: Option<Arc<FaultyLog>>,
+    faults: Arc<Faults>,
+    /// Transactions of engines that are dead.
+    zombies: Vec<(Committer, Work)>,
+    appended: usize,
+    rng: Rng,
+    weights: [u32; ACTS],
+    names: u32,
+    /// What each store holds, by folder and partition, where it is known.
+    checkpoints: BTreeMap<(PathBuf, i32), i64>,
+    /// Copies of the stores' folders as they are on the disk.
+    copies: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// Opens a log that survives the process, not the machine: a test needs no more.
+pub fn open_log(folder: &Path, faults: &Arc<Faults>) -> Arc<FaultyLog> {
+    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+    let inner = EmbeddedLog::open(folder.join("log"), options).unwrap();
+    Arc::new(FaultyLog { inner, faults: Arc::clone(faults) })
+}
+
+impl World {
+    pub fn new(plan: Plan, workload: Workload, folder: TempDir, log: Arc<FaultyLog>, mut rng: Rng) -> World {
+        let mut weights = [0; ACTS];
+        weights.fill_with(|| 1 << rng.u32(..5));
+        let faults = Arc::clone(&log.faults);
+        World {
+            plan,
+            workload,
+            nodes: Vec::new(),
+            now: Instant::now(),
+            folder,
+            log: Some(log),
+            faults,
+            zombies: Vec::new(),
+            appended: 0,
+            rng,
+            weights,
+            names: 0,
+            checkpoints: BTreeMap::new(),
+            copies: BTreeMap::new(),
+        }
+    }
+
+    pub fn log(&self) -> &Arc<FaultyLog> {
+        self.log.as_ref().expect("open but for a moment")
+    }
+
+    /// Starts an engine under a new producer id.
+    pub fn join(&mut self, folder: PathBuf) {
+        self.names += 1;
+        let name = format!("node{}", self.names);
+        note(format!("{name} joins on {}", folder.display()));
+        let seed = self.rng.u64(..);
+        let node = Node::join(&self.plan, self.log(), name, folder, self.now, seed);
+        self.nodes.push(node);
+    }
+
+    /// A folder for stores that no engine uses.
+    pub fn free_folder(&self) -> PathBuf {
+        let named = |number: u32| self.folder.path().join(format!("state{number}"));
+        let is_free = |folder: &PathBuf| self.nodes.iter().all(|node| node.folder != *folder);
+        (0..).map(named).find(is_free).expect("there are more numbers than engines")
+    }
+
+    /// Until everything is processed and nothing is on its way; in between so many of `faults` befall it.
+    pub fn run(&mut self, faults: &[Fault], mut budget: u32, seldom: u32) {
+        let mut moved = Instant::now();
+        for _ in 0..MOST_STEPS {
+            if budget > 0 && self.rng.u32(..seldom) == 0 {
+                budget -= 1;
+                let fault = faults[self.rng.usize(..faults.len())];
+                self.befall(fault);
+            }
+            for node in &mut self.nodes {
+                node.inbox.pump(self.log.as_ref().expect("open").as_ref());
+            }
+            self.let_go();
+            if self.is_done() {
+                return;
+            }
+            let acts = self.possible();
+            if acts.iter().any(|(act, _)| !matches!(act, Act::Time | Act::Effects)) {
+                moved = Instant::now();
+            } else {
+                assert!(moved.elapsed() < STALLED, "nothing goes on: {}", self.describe());
+                std::thread::sleep(Duration::from_micros(20));
+            }
+            let total: u32 = acts.iter().map(|(act, _)| self.weights[*act as usize]).sum();
+            let mut drawn = self.rng.u32(..total);
+            let found = acts.iter().find(|(act, _)| {
+                let weight = self.weights[*act as usize];
+                let is_it = drawn < weight;
+                drawn = drawn.wrapping_sub(weight);
+                is_it
+            });
+            let (act, place) = *found.expect("the sum is above what was drawn");
+            self.act(act, place);
+        }
+        panic!("more than {MOST_STEPS} steps: {}", self.describe());
+    }
+
+    fn possible(&self) -> Vec<(Act, usize)> {
+        let mut acts = vec![(Act::Time, 0)];
+        let mut add = |possible: bool, act: Act, place: usize| {
+            if possible {
+                acts.push((act, place));
+            }
+        };
+        add(self.appended < self.workload.records.len(), Act::Append, 0);
+        add(!self.zombies.is_empty(), Act::Zombie, 0);
+        for (place, node) in self.nodes.iter().enumerate() {
+            let (control, records) = node.inbox.len();
+            // After a revoke the member's thread waits, so nothing comes before it is answered.
+            add(control > 0 && node.inbox.giving_back.is_none(), Act::Control, place);
+            add(records > 0, Act::Records, place);
+            add(!node.desk.borrow().pending.is_empty(), Act::Finish, place);
+            add(node.work.is_some(), Act::CarryOut, place);
+            add(node.ended.is_some(), Act::Ended, place);
+            add(!node.flushes.is_empty(), Act::Flush, place);
+            add(!node.flushed.is_empty(), Act::Flushed, place);
+            add(!node.claims.is_empty(), Act::Claim, place);
+            add(!node.restores.is_empty(), Act::Restore, place);
+            add(!node.opened.is_empty(), Act::Opened, place);
+            add(node.has_answered(), Act::Done, place);
+            add(true, Act::Effects, place);
+        }
+        acts
+    }
+
+    fn act(&mut self, act: Act, place: usize) {
+        let now = self.now;
+        match act {
+            Act::Append => return self.append(),
+            Act::Time => return self.pass_time(),
+            Act::Zombie => return self.zombie(),
+            Act::Restore => self.restore(place),
+            _ => {}
+        }
+        let Self { nodes, rng, checkpoints, .. } = self;
+        let node = &mut nodes[place];
+        match act {
+            Act::Control => {
+                let event = node.inbox.next_control().expect("possible");
+                node.step(Input::Member(event), now);
+            }
+            Act::Records => {
+                let Some(fetched) = node.inbox.next_records(rng) else { return };
+                note(format!("{} gets {} records of {}", node.name, fetched.records.len(), fetched.of));
+                node.step(Input::Member(tidegate::log::MemberEvent::Fetched(fetched)), now);
+            }
+            Act::Finish => {
+                let finished = node.end_call(rng);
+                note(format!("{} ends {:?}", node.name, finished.call));
+                node.step(Input::Finished(finished), now);
+            }
+            Act::CarryOut => {
+                node.carry_out();
+                note(format!("{} carries out: {:?}", node.name, node.ended));
+            }
+            Act::Ended => {
+                let ended = node.ended.take().expect("possible");
+                note(format!("{} is told {ended:?}", node.name));
+                node.step(Input::Ended(ended), now);
+            }
+            Act::Flush => {
+                let (partition, position) = node.flush();
+                note(format!("{} flushes {partition} up to {position}", node.name));
+                checkpoints.insert((node.folder.clone(), partition), position);
+            }
+            Act::Flushed => {
+                let flushed = node.flushed.pop_front().expect("possible");
+                node.step(flushed, now);
+            }
+            Act::Claim => {
+                node.claim(&self.plan.topics.repartition);
+                note(format!("{} claims; opened {:?}", node.name, node.opened.len()));
+            }
+            Act::Opened => {
+                let place = rng.usize(..node.opened.len());
+                let opened = node.opened.remove(place).expect("within");
+                node.step(opened, now);
+            }
+            Act::Done => {
+                note(format!("{} has given back", node.name));
+                node.inbox.give_back();
+            }
+            Act::Effects => node.step(Input::Tick, now),
+            Act::Restore | Act::Append | Act::Time | Act::Zombie => {}
+        }
+        if matches!(act, Act::Effects) || rng.u32(..4) > 0 {
+            node.take_effects(now);
+        }
+    }
+
+    fn append(&mut self) {
+        let left = self.workload.records.len() - self.appended;
+        let count = self.rng.usize(1..=left.min(20));
+        let records = self.workload.records[self.appended..self.appended + count].to_vec();
+        let to = TopicPartition::new(&self.plan.topics.sources[0], 0);
+        let offsets = self.log().append(Append { to, records }).unwrap();
+        assert_eq!(offsets[0], self.appended as i64, "the reference counts from 0");
+        self.appended += count;
+    }
+
+    fn pass_time(&mut self) {
+        let long = self.rng.u32(..60) == 0;
+        self.now += Duration::from_millis(if long { 11_000 } else { self.rng.u64(1..40) });
+    }
+
+    fn zombie(&mut self) {
+        let (mut committer, work) = self.zombies.pop().expect("possible");
+        let number = work.number;
+        let ended = committer.carry_out(work, || false);
+        note(format!("a dead engine's transaction {number}: {ended:?}"));
+        assert!(matches!(ended, Ended::Aborted(_)), "P2, P6: a transaction of an engine that has left the group committed");
+    }
+
+    /// Restores a claimed partition; a store is never rebuilt without need, and only its tail is read.
+    fn restore(&mut self, place: usize) {
+        let now = self.now;
+        let log = Arc::clone(self.log());
+        let Self { nodes, rng, checkpoints, plan, .. } = self;
+        let node = &mut nodes[place];
+        let next = rng.usize(..node.restores.len());
+        let (of, epoch, position) = node.restores.remove(next).expect("within");
+        let partition = of.partition;
+        // A store is free only when those who write it and those who were given it are through.
+        while node.flushes.iter().any(|flush| flush.partition == partition) {
+            let (partition, position) = node.flush();
+            checkpoints.insert((node.folder.clone(), partition), position);
+        }
+        let is_of = |input: &Input| matches!(input, Input::Opened { of, .. } if of.partition == partition);
+        while let Some(place) = node.opened.iter().position(is_of) {
+            let opened = node.opened.remove(place).expect("found");
+            node.step(opened, now);
+        }
+        let restored = node.opener.restore(partition, position, &|| false, &|_| {});
+        let restored = restored.unwrap_or_else(|error| panic!("{} restores {partition}: {error}", node.name));
+        let changelog = TopicPartition::new(&plan.topics.changelog, partition);
+        let known = checkpoints.insert((node.folder.clone(), partition), log.watermarks(&changelog).unwrap().high);
+        note(format!("{} restores {partition} from {position}: {known:?}, {} records", node.name, restored.records));
+        if let Some(known) = known {
+            assert_eq!(restored.rebuilt, None, "R1: the store is set aside without need");
+            let tail = read(log.as_ref(), &changelog, known).len();
+            assert_eq!(restored.records as usize, tail, "restored is the tail from {known} on, no more and no less");
+        }
+        let opened =
+            tidegate::instance::engine::Opened { position: restored.done.low(), restored: Some(restored) };
+        node.opened.push_back(Input::Opened { of, epoch, opened: Ok(opened) });
+    }
+
+    /// Forgets engines that have left.
+    fn let_go(&mut self) {
+        let has_left = |node: &Node| {
+            let ended = node.leaving.as_ref().is_some_and(|leaving| leaving.is_finished());
+            ended && node.engine.is_idle() && node.flushes.is_empty() && node.ended.is_none()
+        };
+        while let Some(place) = self.nodes.iter().position(has_left) {
+            let node = self.nodes.swap_remove(place);
+            note(format!("{} has left", node.name));
+        }
+        if self.nodes.is_empty() {
+            let folder = self.free_folder();
+            self.join(folder);
+        }
+    }
+
+    fn is_done(&mut self) -> bool {
+        self.appended == self.workload.records.len()
+            && self.zombies.is_empty()
+            && self.nodes.iter().all(|node| node.leaving.is_none() && node.is_quiet())
+            && super::check::all_is_committed(self)
+    }
+
+    fn befall(&mut self, fault: Fault) {
+        note(format!("fault: {fault:?}"));
+        let place = self.rng.usize(..self.nodes.len());
+        match fault {
+            Fault::Crash => self.crash(|_| {}),
+            Fault::CrashAndWipe => self.crash(|world| {
+                for node in 0..3 {
+                    let _ = std::fs::remove_dir_all(world.folder.path().join(format!("state{node}")));
+                }
+                world.checkpoints.clear();
+            }),
+            Fault::CrashAndGoBack => match self.copies.is_empty() {
+                true => self.copy(place),
+                false => self.crash(World::go_back),
+            },
+            Fault::KillOne => self.kill(place),
+            Fault::Expel => {
+                let group = &self.plan.config.application.id;
+                let prefix = format!("{}-", self.nodes[place].name);
+                let log = &self.log().inner;
+                log.members(group).iter().filter(|id| id.starts_with(&prefix)).for_each(|id| log.expel(group, id));
+            }
+            Fault::Join if self.nodes.len() < 3 => {
+                let folder = self.free_folder();
+                self.join(folder);
+            }
+            Fault::Join => {}
+            Fault::Leave => {
+                let node = &mut self.nodes[place];
+                if node.leaving.is_none() {
+                    let member = Arc::clone(&node.member);
+                    node.leaving = Some(std::thread::spawn(move || member.leave()));
+                }
+            }
+        }
+    }
+
+    /// The whole process dies; its log and its stores are opened again after `meanwhile`.
+    pub fn crash(&mut self, meanwhile: impl FnOnce(&mut World)) {
+        let folders: Vec<PathBuf> = self.nodes.iter().map(|node| node.folder.clone()).collect();
+        for node in std::mem::take(&mut self.nodes) {
+            bury(node);
+        }
+        self.zombies.clear();
+        self.log = None;
+        meanwhile(self);
+        self.log = Some(open_log(self.folder.path(), &self.faults));
+        for folder in folders {
+            self.join(folder);
+        }
+    }
+
+    fn kill(&mut self, place: usize) {
+        let node = self.nodes.swap_remove(place);
+        let folder = node.folder.clone();
+        if let Some((committer, work)) = bury(node)
+            && self.rng.bool()
+        {
+            self.zombies.push((committer, work));
+        }
+        self.join(folder);
+    }
+
+    /// Copies the stores as they are on the disk: what is only in memory is not there.
+    fn copy(&mut self, place: usize) {
+        let folder = self.nodes[place].folder.clone();
+        let copy = folder.with_extension("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_folder(&folder, &copy);
+        self.copies.insert(folder, copy);
+    }
+
+    fn go_back(world: &mut World) {
+        for (folder, copy) in std::mem::take(&mut world.copies) {
+            let _ = std::fs::remove_dir_all(&folder);
+            let _ = std::fs::rename(copy, &folder);
+            world.checkpoints.retain(|(of, _), _| *of != folder);
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        let tell = |node: &Node| {
+            let giving_back = node.inbox.giving_back.is_some();
+            let calls = node.desk.borrow().pending.len();
+            let leaves = node.leaving.is_some();
+            let (claims, restores) = (node.claims.len(), node.restores.len());
+            let engine = &node.last_status;
+            format!(
+                "{}: {engine}; inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
+                node.name,
+                node.inbox.len(),
+                node.work.is_some(),
+            )
+        };
+        self.nodes.iter().map(tell).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The engine is gone and does nothing any more; what is left of it may be a transaction on its way.
+fn bury(node: Node) -> Option<(Committer, Work)> {
+    let Node { engine, inbox, member, committer, work, leaving, .. } = node;
+    drop((engine, inbox));
+    member.leave();
+    leaving.map(std::thread::JoinHandle::join);
+    work.map(|work| (committer, work))
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    std::fs::create_dir_all(to).unwrap();
+    for entry in entries.flatten() {
+        let target = to.join(entry.file_name());
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => copy_folder(&entry.path(), &target),
+            // The store may have deleted it meanwhile.
+            false => drop(std::fs::copy(entry.path(), target)),
+        }
+    }
+}
