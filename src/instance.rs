@@ -329,7 +329,12 @@ impl Starter {
             Some(status)
         };
         let stopping = || shared.stopping.load(Ordering::Relaxed);
-        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &stopping);
+        let report = |text: Option<String>| {
+            if let Some(engine) = locked(&shared.engine).as_ref() {
+                engine.trouble("group", text);
+            }
+        };
+        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &report, &stopping);
     }
 
     fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use futures_util::FutureExt;
+use hashbrown::HashMap;
+use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::handler::{Call, Context, DynHandler, Failure, Outcome};
@@ -45,6 +47,9 @@ pub struct Finished {
 pub trait Calls {
     /// Begins a call. `Some` when it is finished already; otherwise the verdict comes as a [`Finished`].
     fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, superseded: bool) -> Option<Verdict>;
+
+    /// The verdicts of this task's calls are of no use any more: they are cancelled where that is possible.
+    fn forget(&mut self, partition: i32);
 }
 
 /// Calls on the tokio runtime.
@@ -54,6 +59,8 @@ pub struct RuntimeCalls {
     timeout: Duration,
     runtime: tokio::runtime::Handle,
     finished: Sender<Finished>,
+    /// The calls under way, by partition; dropping a set cancels them.
+    pending: HashMap<i32, JoinSet<()>>,
 }
 
 impl RuntimeCalls {
@@ -65,7 +72,7 @@ impl RuntimeCalls {
         runtime: tokio::runtime::Handle,
         finished: Sender<Finished>,
     ) -> RuntimeCalls {
-        RuntimeCalls { handler, application, timeout, runtime, finished }
+        RuntimeCalls { handler, application, timeout, runtime, finished, pending: HashMap::new() }
     }
 }
 
@@ -102,12 +109,20 @@ impl Calls for RuntimeCalls {
                 Some(verdict)
             }
             Ok(Err(pending)) => {
-                let finish = finish(pending, call(), self.timeout, begun, self.finished.clone());
-                self.runtime.spawn(finish);
+                let call = call();
+                let calls = self.pending.entry(call.partition).or_default();
+                // Those that have ended make room.
+                while calls.try_join_next().is_some() {}
+                let finish = finish(pending, call, self.timeout, begun, self.finished.clone());
+                calls.spawn_on(finish, &self.runtime);
                 None
             }
             Err(panic) => Some(Err(panicked(panic.as_ref()))),
         }
+    }
+
+    fn forget(&mut self, partition: i32) {
+        self.pending.remove(&partition);
     }
 }
 

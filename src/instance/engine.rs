@@ -44,6 +44,9 @@ use assignment::Revoking;
 use committing::{Committing, Composition};
 pub use questions::{Answered, Listing, Question, ThreadStatus};
 
+/// The longest wait for a retry that a handler can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
 /// What an engine thread is told.
 pub enum Input {
     /// By the group.
@@ -382,7 +385,7 @@ impl<C: Calls> Engine<C> {
             }
             Err(Failure::Retry { reason, after }) if attempts < config.handler.retry.attempts => {
                 metrics::handler_retried("failure");
-                let due = now + after.unwrap_or_default().max(self.backoff(attempts));
+                let due = now + after.unwrap_or_default().min(LONGEST_WAIT).max(self.backoff(attempts));
                 let Some(task) = self.tasks.get_mut(&partition) else { return false };
                 self.retries.push(Reverse((due, partition, task.incarnation, queued.event.event.key.clone())));
                 queued.attempt += 1;

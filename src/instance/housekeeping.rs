@@ -18,12 +18,13 @@ const STEP: Duration = Duration::from_millis(100);
 /// How often the lag is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
-/// Runs until `stopping`; `look` asks the engine how it is.
+/// Runs until `stopping`; `look` asks the engine how it is, `report` says how the log is.
 pub(super) fn run(
     log: &Arc<dyn Log>,
     config: &Config,
     topics: &Topics,
     look: &dyn Fn() -> Option<ThreadStatus>,
+    report: &dyn Fn(Option<String>),
     stopping: &dyn Fn() -> bool,
 ) {
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
@@ -51,9 +52,8 @@ pub(super) fn run(
             }
             _ => continue,
         };
-        if let Err(error) = result {
-            tracing::debug!(%error, "housekeeping is tried again later");
-        }
+        // What the log just did it can do: an earlier trouble with it is over.
+        report(result.err().map(|error| format!("the log does not answer as it should: {error}")));
     }
 }
 

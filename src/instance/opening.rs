@@ -4,7 +4,7 @@
 //! A2: a partition without a committed position gets a real one here, so every later transaction
 //!     can fence with it (protocol P3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Opener {
     pub mark: Mark,
     /// The local stores.
     pub stores: Stores,
+    /// The id of each source topic, by name.
+    pub source_ids: BTreeMap<Arc<str>, Arc<str>>,
     /// The changelog's id and `delete.retention.ms`.
     pub changelog_id: String,
     /// In milliseconds.
@@ -143,15 +145,22 @@ impl Opener {
         committed: Option<Committed>,
         valid: &dyn Fn() -> bool,
     ) -> Result<i64, OpenError> {
-        if let Some(committed) = committed {
-            return Ok(committed.position);
+        let is_task = partition.topic == self.topics.repartition;
+        match committed {
+            Some(committed) if is_task => return Ok(committed.position),
+            _ => {}
         }
         let low = self.insist(partition, valid, || self.log.watermarks(partition))?.low;
-        if partition.topic == self.topics.repartition {
-            return Ok(low);
+        let known = match committed {
+            Some(committed) => Some(committed.position),
+            None if is_task => None,
+            None => self.insist(partition, valid, || self.sequenced(partition))?,
+        };
+        // What a source topic no longer holds is not waited for.
+        if let Some(position) = known.filter(|position| *position < low) {
+            tracing::warn!(source = %partition, position, low, "the topic no longer holds all that was not read");
         }
-        let sequenced = self.insist(partition, valid, || self.sequenced(partition))?;
-        Ok(sequenced.map_or(low, |position| position.max(low)))
+        Ok(known.map_or(low, |position| position.max(low)))
     }
 
     /// How far `<app>-progress` says that a source partition was sequenced.
@@ -165,7 +174,15 @@ impl Opener {
                 let Some(Ok(record)) = record.value.map(proto::Progress::decode) else { continue };
                 let of_source = record.source_positions.into_iter();
                 let of_source = of_source.filter(|at| at.topic == *source.topic && at.partition == source.partition);
-                position = of_source.map(|at| at.position).next_back().or(position);
+                let Some(at) = of_source.into_iter().next_back() else { continue };
+                if self.source_ids.get(&source.topic).is_some_and(|id| **id != *at.topic_id) {
+                    return Err(LogError::Fatal(format!(
+                        "source topic {:?} is not the one that this application has read: it was deleted and created \
+                         again, and its offsets start over; use another application.id",
+                        &*source.topic
+                    )));
+                }
+                position = Some(at.position);
             }
         }
         Ok(position)

@@ -51,9 +51,10 @@ impl EngineThread {
     /// Joins the group and starts. `failed` is told once when the engine cannot go on.
     pub(super) fn start(
         beginning: Beginning,
-        failed: impl Fn(StartError) + Send + 'static,
+        failed: impl Fn(StartError) + Send + Sync + 'static,
     ) -> Result<EngineThread, LogError> {
         let Beginning { log, setting, topology, stores, calls, finished } = beginning;
+        let failed: Failed = Arc::new(failed);
         let (events_in, events) = bounded(BATCHES);
         let (inputs_in, inputs) = unbounded();
         let left = Arc::new(AtomicBool::new(false));
@@ -82,13 +83,14 @@ impl EngineThread {
                 released: false,
             },
             stores,
+            source_ids: topology.source_ids,
             changelog_id: topology.changelog_id,
             delete_retention_ms: topology.delete_retention_ms,
             report: Box::new(move |of, text| drop(report.send(Input::Trouble(of.to_string(), text)))),
         };
         let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
         let surroundings = Surroundings {
-            works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left)),
+            works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
             flushes: spawn_flusher(inputs_in.clone()),
             opener: Arc::new(opener),
             inputs: inputs_in.clone(),
@@ -98,7 +100,10 @@ impl EngineThread {
         let thread = thread::Builder::new().name("engine".into());
         let stop = Arc::clone(&left);
         let thread = thread
-            .spawn(move || run(engine, surroundings, &events, &inputs, &finished, &stop, &failed))
+            .spawn(move || {
+                let alarm = Alarm(failed);
+                run(engine, surroundings, &events, &inputs, &finished, &stop, &*alarm.0);
+            })
             .expect("the process can start a thread");
         Ok(EngineThread { questions: inputs_in, member, left, thread: Some(thread) })
     }
@@ -108,6 +113,11 @@ impl EngineThread {
         let _ = self.questions.send(Input::Question(question));
     }
 
+    /// Something outside is wrong, or well again.
+    pub(super) fn trouble(&self, what: &str, text: Option<String>) {
+        let _ = self.questions.send(Input::Trouble(what.to_owned(), text));
+    }
+
     /// Gives everything back, commits, leaves the group. Blocks.
     pub(super) fn leave(&mut self) {
         self.member.leave();
@@ -115,6 +125,22 @@ impl EngineThread {
         if let Some(thread) = self.thread.take() {
             // A panic of the engine has been told by its hook.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Is told once why the engine cannot go on.
+type Failed = Arc<dyn Fn(StartError) + Send + Sync>;
+
+/// A thread that panics must not leave an instance behind that looks alive and does nothing.
+struct Alarm(Failed);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let reason = "a thread of the engine panicked (its message is above); nothing is lost: start the instance \
+                          again, and please report it";
+            (self.0)(StartError::Failed(reason.into()));
         }
     }
 }
@@ -188,9 +214,15 @@ fn run(
     let _ = flusher.join();
 }
 
-fn spawn_committer(mut committer: Committer, inputs: Sender<Input>, left: Arc<AtomicBool>) -> Sender<(Work, u64)> {
+fn spawn_committer(
+    mut committer: Committer,
+    inputs: Sender<Input>,
+    left: Arc<AtomicBool>,
+    alarm: Alarm,
+) -> Sender<(Work, u64)> {
     let (works_in, works) = bounded::<(Work, u64)>(1);
     let carry_out = move || {
+        let _alarm = alarm;
         for (work, losses) in works {
             let ended = committer.carry_out(work, losses, || left.load(Ordering::Acquire));
             if inputs.send(Input::Ended(ended)).is_err() {

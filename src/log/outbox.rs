@@ -17,6 +17,13 @@ const CHUNK: usize = 64 << 10;
 /// the default limit of brokers and clients (1,000,000).
 pub const MAX_VALUE: usize = 950_000;
 
+/// The longest original value that a dead letter carries, in bytes; a longer one is cut, and a header says
+/// how long it was. A source topic may hold records that are larger than what can be appended here.
+const MAX_ORIGINAL: usize = 900_000;
+
+/// The same for keys.
+const MAX_ORIGINAL_KEY: usize = 50_000;
+
 /// What the next transaction appends, except for the changelog, whose last entry per key is known
 /// only when it is sent.
 #[derive(Debug, Default)]
@@ -64,7 +71,16 @@ impl Outbox {
 
     /// Appends a source record that is no event, with its original bytes.
     pub fn refuse_record(&mut self, key: Option<Bytes>, value: Option<Bytes>, reason: &Reason, origin: &Origin) {
-        let headers = dead_letter::headers(reason, origin, None);
+        let mut headers = dead_letter::headers(reason, origin, None);
+        let value = value.map(|value| {
+            if value.len() <= MAX_ORIGINAL {
+                return value;
+            }
+            headers.push(("tidegate_cut_from_bytes".into(), Bytes::from(value.len().to_string())));
+            value.slice(..MAX_ORIGINAL)
+        });
+        // A key that long is cut like a value: what cannot be written would stop the partition for good.
+        let key = key.map(|key| if key.len() <= MAX_ORIGINAL_KEY { key } else { key.slice(..MAX_ORIGINAL_KEY) });
         self.put_dead_letter(NewRecord { key, value, headers }, reason.cause);
     }
 

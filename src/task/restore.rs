@@ -92,14 +92,15 @@ pub fn restore(
         checkpoint = Checkpoint { position: 0, at_end_ms: i64::MAX };
         rebuilt = Some(reason);
     }
-    // 3. The missing tail.
+    // 3. The missing tail. A first restore that is interrupted counts from its beginning (Z2).
+    let begun = clock::wall_ms();
     let from = checkpoint.position.max(ends.low);
     remaining((ends.high - from).max(0));
     let mut tail = Tail::default();
     let reached = changelog::read(log, &plan.changelog, from, ends.high, |changes, position| {
         tail.take(changes);
         if tail.bytes >= BATCH {
-            tail.write(&store, Checkpoint { position, at_end_ms: checkpoint.at_end_ms })?;
+            tail.write(&store, Checkpoint { position, at_end_ms: checkpoint.at_end_ms.min(begun) })?;
         }
         remaining((ends.high - position).max(0));
         Ok::<(), RestoreError>(())
@@ -130,7 +131,8 @@ fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
     let Some(bytes) = store.bookkeeping()? else { return Ok(DoneSet::new(plan.committed)) };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);
     let snapshot = changelog::decode_bookkeeping(bytes).map_err(|error| failed(error.to_string()))?;
-    DoneSet::decode(plan.committed, snapshot.done_base, &snapshot.done_runs)
+    // A group's offsets expire; the snapshot's position is at most the committed one where they have not (P23).
+    DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
         .ok_or_else(|| failed("its runs are not in order".into()))
 }
 

@@ -90,6 +90,7 @@ impl<C: Calls> Engine<C> {
     }
 
     pub(super) fn opened(&mut self, of: TopicPartition, epoch: u64, opened: Result<Opened, OpenError>) {
+        self.troubles.remove(&of.to_string());
         let Some(opening) = self.opening.get_mut(&of).filter(|opening| opening.epoch == epoch) else { return };
         match opened {
             Ok(opened) => {
@@ -187,6 +188,16 @@ impl<C: Calls> Engine<C> {
         }
     }
 
+    /// A transaction that was under way when its partition was dropped is committed after all: the
+    /// partition is given back at the position that this made, not at the one before.
+    pub(super) fn moved_while_dropped(&mut self, of: &TopicPartition, position: i64) {
+        if let Some(held) = self.opening.get_mut(of).and_then(|opening| opening.held.as_mut()) {
+            *held = position;
+        }
+        let dropped = self.revoking.iter_mut().flat_map(|revoking| &mut revoking.dropped);
+        dropped.filter(|(dropped, _)| dropped == of).for_each(|(_, held)| *held = position);
+    }
+
     /// A store that cannot be read or written: everything uncommitted of this thread begins anew,
     /// because a transaction is made of all its tasks together.
     pub(super) fn store_failed(&mut self, partition: i32, error: &StoreError) {
@@ -200,6 +211,7 @@ impl<C: Calls> Engine<C> {
             return;
         }
         if let Some(task) = self.tasks.remove(&of.partition) {
+            self.calls.forget(of.partition);
             metrics::forget_task(of.partition);
             self.running -= task.queue.running();
             self.buffered = self.buffered.saturating_sub(task.queue.weight());

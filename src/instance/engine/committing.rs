@@ -238,11 +238,14 @@ impl<C: Calls> Engine<C> {
         for (of, epoch, position) in committing.sources {
             if let Some(slot) = self.sources.get_mut(&of).filter(|slot| slot.epoch == epoch) {
                 slot.source.committed = position;
+            } else {
+                self.moved_while_dropped(&of, position);
             }
         }
-        let closing: &[TopicPartition] = self.revoking.as_ref().map_or(&[], |revoking| &revoking.partitions);
         for (partition, incarnation, position, bookkeeping) in committing.tasks {
             let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else {
+                let of = TopicPartition::new(&self.setting.topics.repartition, partition);
+                self.moved_while_dropped(&of, position);
                 continue;
             };
             task.committed = position;
@@ -251,7 +254,8 @@ impl<C: Calls> Engine<C> {
             let changelog = TopicPartition::new(&self.setting.topics.changelog, partition);
             let Some((_, end)) = ends.iter().find(|(of, _)| *of == changelog) else { continue };
             let of = TopicPartition::new(&self.setting.topics.repartition, partition);
-            self.effects.extend(flush(task, *end, closing.contains(&of)));
+            let goes = self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&of));
+            self.effects.extend(flush(task, *end, goes));
         }
     }
 

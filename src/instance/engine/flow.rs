@@ -50,11 +50,14 @@ impl<C: Calls> Engine<C> {
         let limit = self.setting.config.processing.max_buffered;
         let committing = self.committing.as_ref().map_or(0, |committing| committing.bytes);
         let used = self.buffered + self.composing.outbox.bytes + committing;
+        // Commits go on while a disk stalls, and what they leave above the stores must not grow for ever.
+        let above: usize = self.tasks.values().map(|task| task.overlay.committed_bytes()).sum();
+        let stalled = above > 4 * self.setting.overlay_bytes;
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         let repartition = &self.setting.topics.repartition;
         for task in self.tasks.values_mut() {
             let records = task.queue.len() + task.done.runs();
-            let over = |share: usize| used > limit * share / 100 || records > MAX_RUNS * share / 100;
+            let over = |share: usize| stalled || used > limit * share / 100 || records > MAX_RUNS * share / 100;
             let list = if task.paused { &mut resume } else { &mut pause };
             if over(if task.paused { 70 } else { 100 }) != task.paused {
                 task.paused = !task.paused;
@@ -64,7 +67,7 @@ impl<C: Calls> Engine<C> {
         // The sources stop earlier, so that what they add never keeps the tasks from finishing.
         for (of, slot) in &mut self.sources {
             let share = if slot.paused { 35 } else { 50 };
-            if (used > limit * share / 100) != slot.paused {
+            if (stalled || used > limit * share / 100) != slot.paused {
                 let list = if slot.paused { &mut resume } else { &mut pause };
                 slot.paused = !slot.paused;
                 list.push(of.clone());

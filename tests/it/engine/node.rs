@@ -55,6 +55,9 @@ impl Calls for ScriptedCalls {
         desk.pending.push(Finished { call, verdict });
         None
     }
+
+    /// Nothing is cancelled, so that verdicts of older incarnations keep coming (T2).
+    fn forget(&mut self, _partition: i32) {}
 }
 
 /// How a seed's engines are set.
@@ -99,7 +102,7 @@ impl Node {
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name).unwrap();
+        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default()).unwrap();
         let (events_in, events) = unbounded();
         let join = Join {
             group: group.clone(),
@@ -116,6 +119,7 @@ impl Node {
             group,
             mark: Mark { producer: name.clone(), number: 0, address: String::new(), released: false },
             stores: Stores::new(folder.clone(), 1 << 20, 1 << 20),
+            source_ids: plan.topology.source_ids.clone(),
             changelog_id: plan.topology.changelog_id.clone(),
             delete_retention_ms: plan.topology.delete_retention_ms,
             report: Box::new(|of, text| assert!(text.is_none(), "{of}: {text:?}")),
@@ -135,8 +139,7 @@ impl Node {
             max_in_flight: plan.config.processing.max_in_flight,
             pending: Vec::new(),
         }));
-        let engine =
-            Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
+        let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
         Node {
             name,
             folder,
@@ -203,14 +206,15 @@ impl Node {
     /// What the committer's thread does.
     pub fn carry_out(&mut self) {
         let work = self.work.take().expect("asked when there is one");
-        self.ended = Some(self.committer.carry_out(work, || false));
+        self.ended = Some(self.committer.carry_out(work, 0, || false));
     }
 
     /// What the flusher's thread does with the next flush; its partition and checkpoint.
     pub fn flush(&mut self) -> (i32, i64) {
         let flush = self.flushes.pop_front().expect("asked when there is one");
         let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
-        let mut result = store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
+        let mut result =
+            store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
         if durable && result.is_ok() {
             result = store.flush();
         }
