@@ -289,8 +289,10 @@ struct Starter {
 
 impl Starter {
     fn run(self, runtime: tokio::runtime::Handle) {
+        // The kind of trouble told last: the words differ from try to try.
+        let mut told = None;
         loop {
-            let reason = match self.try_start(&runtime) {
+            let error = match self.try_start(&runtime) {
                 Ok(engine) => {
                     *locked(&self.shared.engine) = Some(engine);
                     *locked(&self.shared.waiting_for) = None;
@@ -304,16 +306,16 @@ impl Starter {
                     let _ = self.shared.failed.send(Some(StartError::Failed(error.to_string())));
                     return;
                 }
-                Err(TopologyError::Log(error)) => error.to_string(),
+                Err(TopologyError::Log(error)) => error,
             };
-            let mut waiting = locked(&self.shared.waiting_for);
-            if waiting.as_ref() != Some(&reason) {
-                tracing::warn!("not started yet: {reason}");
-                *waiting = Some(reason);
-            }
-            drop(waiting);
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return;
+            }
+            let kind = Some(std::mem::discriminant(&error));
+            if told != kind {
+                tracing::warn!("not started yet: {error}");
+                *locked(&self.shared.waiting_for) = Some(error.to_string());
+                told = kind;
             }
             std::thread::sleep(RETRY);
         }

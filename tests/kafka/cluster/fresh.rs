@@ -84,7 +84,7 @@ fn p2_neither_a_frozen_nor_a_killed_instance_doubles_an_outcome() {
     let (one, two) = (app.start_fresh("one"), app.start_fresh("two"));
     app.until("two share", || one.owns() + two.owns() == 6 && two.owns() > 0);
     let load = Load::of(&app, |n| NewRecord {
-        value: Some(json!({ "key": format!("k{}", n % 60), "action": "ADD", "payload": "3" }).to_string().into()),
+        value: Some(json!({ "key": format!("k{}", n % 60), "action": "ADD", "payload": "2" }).to_string().into()),
         ..NewRecord::default()
     });
     app.until("events flow", || load.sent() >= 300);
