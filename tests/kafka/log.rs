@@ -154,7 +154,7 @@ fn p15_committed_positions_carry_metadata_and_may_be_unstable() {
     let of: Vec<TopicPartition> = (0..3).map(|p| TopicPartition::new(&source, p)).collect();
     let group = unique("group");
     assert_eq!(log.committed(&group, &of, true).expect("none yet"), vec![None, None, None]);
-    let joined = join(&log, &group, &[source.clone()], &[]);
+    let joined = join(&log, &group, std::slice::from_ref(&source), &[]);
     let (_, membership) = joined.assigned();
     let mut producer = log.producer(&unique("tx")).expect("producer");
     let mut first = transaction(&out, numbered(0..1));
@@ -188,10 +188,10 @@ fn p2_a_stale_membership_aborts_the_transaction() {
     let of = TopicPartition::new(&source, 0);
     let out = TopicPartition::new(&topic(&log, "stale-out", 1, &[]), 0);
     let group = unique("group");
-    let first = join(&log, &group, &[source.clone()], &[]);
+    let first = join(&log, &group, std::slice::from_ref(&source), &[]);
     let (_, old) = first.assigned();
     first.leave();
-    let second = join(&log, &group, &[source.clone()], &[]);
+    let second = join(&log, &group, std::slice::from_ref(&source), &[]);
     let (_, new) = second.assigned();
     assert_ne!(old, new);
     let mut producer = log.producer(&unique("tx")).expect("producer");

@@ -15,7 +15,7 @@ fn l1_records_come_from_the_start_position_and_epochs_are_exact() {
     let source = topic(&log, "epochs", 1, &[]);
     let of = TopicPartition::new(&source, 0);
     log.append(Append { to: of.clone(), records: numbered(0..50_000) }).expect("append");
-    let joined = join(&log, &unique("group"), &[source.clone()], &[]);
+    let joined = join(&log, &unique("group"), std::slice::from_ref(&source), &[]);
     let (partitions, _) = joined.assigned();
     assert_eq!(partitions, vec![of.clone()]);
     std::thread::sleep(Duration::from_millis(300));
@@ -55,7 +55,7 @@ fn pause_skips_nothing_and_headers_come_where_asked() {
     for to in [&p, &h] {
         log.append(Append { to: to.clone(), records: (0..20_000).map(with).collect() }).expect("append");
     }
-    let joined = join(&log, &unique("group"), &[plain.clone(), headed.clone()], &[headed.clone()]);
+    let joined = join(&log, &unique("group"), &[plain.clone(), headed.clone()], std::slice::from_ref(&headed));
     assert_eq!(joined.assigned().0.len(), 2);
     joined.member.start(p.clone(), 0, 1);
     joined.member.start(h.clone(), 0, 1);
@@ -86,7 +86,7 @@ fn out_of_range_stops_the_partition_and_is_told() {
     let of = TopicPartition::new(&source, 0);
     log.append(Append { to: of.clone(), records: numbered(0..10) }).expect("append");
     log.purge(&[(of.clone(), 5)]).expect("purge");
-    let joined = join(&log, &unique("group"), &[source.clone()], &[]);
+    let joined = join(&log, &unique("group"), std::slice::from_ref(&source), &[]);
     joined.assigned();
     joined.member.start(of.clone(), 2, 1);
     match joined.next() {
@@ -204,9 +204,9 @@ fn g2_a_revoke_can_still_commit_what_goes() {
     let log = log();
     let source = topic(&log, "release", 4, &[]);
     let group = unique("group");
-    let first = join(&log, &group, &[source.clone()], &[]);
+    let first = join(&log, &group, std::slice::from_ref(&source), &[]);
     let (_, mut membership) = first.assigned();
-    let second = join(&log, &group, &[source.clone()], &[]);
+    let second = join(&log, &group, std::slice::from_ref(&source), &[]);
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         assert!(Instant::now() < deadline);

@@ -53,7 +53,7 @@ fn p7_an_interrupted_commit_is_unknown_or_undone_and_recovery_tells_which() {
     let source = topic(&log, "outage", 1, &[]);
     let of = TopicPartition::new(&source, 0);
     let group = unique("group");
-    let joined = join(&log, &group, &[source.clone()], &[]);
+    let joined = join(&log, &group, std::slice::from_ref(&source), &[]);
     let (_, membership) = joined.assigned();
     let mut producer = log.producer("tx-outage").expect("producer");
     let numbered_commit = |n: usize| {

@@ -11,7 +11,7 @@ fn figures() {
     let log = log();
     let source = topic(&log, "figures", 8, &[]);
     let parts: Vec<TopicPartition> = (0..8).map(|p| TopicPartition::new(&source, p)).collect();
-    let joined = join(&log, &unique("group"), &[source.clone()], &[]);
+    let joined = join(&log, &unique("group"), std::slice::from_ref(&source), &[]);
     let (_, membership) = joined.assigned();
     let mut producer = log.producer(&unique("tx")).expect("producer");
     let value = "v".repeat(100);
