@@ -153,8 +153,7 @@ impl Instance<'_> {
     pub fn owns(&self) -> usize {
         let status = self.get("/api/v1/status").or_else(|| {
             let said = self.said();
-            let line = said.lines().rev().find_map(|line| line.strip_prefix(super::fresh::STATUS)?.parse().ok());
-            line
+            said.lines().rev().find_map(|line| line.strip_prefix(super::fresh::STATUS)?.parse().ok())
         });
         let Some(status) = status.filter(|status| status["state"] == "running") else { return 0 };
         status["partitions"].as_array().map_or(0, Vec::len)
