@@ -296,8 +296,7 @@ impl<C: Calls> Engine<C> {
     fn admit(&mut self, partition: i32, queued: Queued, now: Instant) {
         let full = self.running >= self.setting.config.processing.max_in_flight;
         let Some(task) = self.tasks.get_mut(&partition) else { return };
-        let key = &queued.event.event.key;
-        if full || task.queue.holds(key) {
+        if full || task.queue.holds(&queued.event.event.key) {
             let queued = Queued { event: queued.event.detached(), ..queued };
             let key = queued.event.event.key.clone();
             if task.queue.wait(queued) {
@@ -323,8 +322,7 @@ impl<C: Calls> Engine<C> {
                 return false;
             }
             Err(error) => {
-                // The event stays complete nowhere: the task begins anew from the log.
-                self.store_failed(partition, &error);
+                self.store_failed(partition, &error); // The event is complete nowhere.
                 return false;
             }
         };
@@ -347,10 +345,11 @@ impl<C: Calls> Engine<C> {
         let Some(queued) = task.queue.release(&key) else { return };
         assert_eq!(queued.offset, offset, "K1: the event that holds the key is the one that ran");
         self.running -= 1;
+        let event = &queued.event;
         if task.closing {
+            self.buffered = self.buffered.saturating_sub(event.weight());
             return; // Given back: its next owner runs it.
         }
-        let event = &queued.event;
         let held = task.overlay.held(&key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
         match held {
             Ok(decision) => {

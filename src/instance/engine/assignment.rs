@@ -160,6 +160,8 @@ impl<C: Calls> Engine<C> {
         for of in owned {
             self.reopen(of);
         }
+        // An event that was in no queue when its store failed is gone with its task, too.
+        self.buffered = 0;
         self.ask_to_open();
     }
 
