@@ -2,6 +2,7 @@
 //!
 //! X1: whatever becomes of an event, exactly one `consumed` count and one completed record go with it.
 //! X2: an event that fails leaves no trace but its dead letter: no entry, no children.
+//! X3: whether it fails does not depend on its being superseded, which only timing decides.
 
 use crate::cause::Cause;
 use crate::config;
@@ -28,11 +29,15 @@ pub enum Executed {
 
 /// Carries out an outcome: puts the children into `outbox` and gives the entry, if any.
 pub fn succeed(
-    event: &StampedEvent, superseded: bool, outcome: Outcome, attempts: u32, limits: &config::Cascade,
+    event: &StampedEvent,
+    superseded: bool,
+    outcome: Outcome,
+    attempts: u32,
+    limits: &config::Cascade,
     outbox: &mut Outbox,
 ) -> Executed {
-    let entry = (!superseded).then(|| entry(event, outcome.value));
-    let children = match children(event, entry.as_ref(), outcome.children, limits, outbox) {
+    let entry = entry(event, outcome.value);
+    let children = match children(event, &entry, outcome.children, limits, outbox) {
         Ok(children) => children,
         Err(reason) => return refuse(event, attempts, &reason, outbox),
     };
@@ -55,7 +60,7 @@ pub fn succeed(
         outbox.counts.push(Count::spawned(&event.stamp, event.retry, spawned));
     }
     outbox.counts.push(Count::consumed(&event.stamp, event.retry));
-    entry.map_or(Executed::Expanded, Executed::Applied)
+    if superseded { Executed::Expanded } else { Executed::Applied(entry) }
 }
 
 /// The event cannot be handled: a dead letter, and done (X2).
@@ -79,9 +84,13 @@ fn entry(event: &StampedEvent, value: Option<bytes::Bytes>) -> Entry {
 /// The children with their encoded values; `None` for one that is too deep. All are checked before
 /// the first is put anywhere.
 fn children(
-    parent: &StampedEvent, entry: Option<&Entry>, children: Vec<Event>, limits: &config::Cascade, outbox: &mut Outbox,
+    parent: &StampedEvent,
+    entry: &Entry,
+    children: Vec<Event>,
+    limits: &config::Cascade,
+    outbox: &mut Outbox,
 ) -> Result<Vec<(StampedEvent, Option<bytes::Bytes>)>, Reason> {
-    let size = entry.map_or(0, Entry::weight);
+    let size = entry.weight();
     if size > MAX_VALUE {
         return Err(Reason::new(Cause::TooLarge, format!("the value takes {size} bytes; at most {MAX_VALUE} fit")));
     }
@@ -93,7 +102,8 @@ fn children(
     let mut stamped = Vec::with_capacity(children.len());
     for (index, event) in children.into_iter().enumerate() {
         if event.key.is_empty() || event.key.len() > MAX_KEY_BYTES {
-            let message = format!("child {index} has a key of {} bytes; 1 to {MAX_KEY_BYTES} are possible", event.key.len());
+            let message =
+                format!("child {index} has a key of {} bytes; 1 to {MAX_KEY_BYTES} are possible", event.key.len());
             return Err(Reason::new(Cause::BadChild, message));
         }
         let stamp = parent.stamp.child(index as u32);
@@ -110,4 +120,25 @@ fn children(
 
 fn origin(event: &StampedEvent) -> Origin {
     Origin::decode(event.origin.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    /// X3: a value that does not fit makes a dead letter of the event, early or late.
+    #[test]
+    fn a_value_that_does_not_fit_fails_the_event_also_when_it_is_superseded() {
+        let child = Event { key: Bytes::from_static(b"b"), action: Action::Add, payload: None };
+        let event = Event { key: Bytes::from_static(b"a"), ..child.clone() };
+        let event = StampedEvent { event, stamp: "1".parse().unwrap(), origin: Bytes::new(), retry: 0 };
+        for superseded in [false, true] {
+            let mut outbox = Outbox::new(1);
+            let outcome = Outcome { value: Some(vec![0; MAX_VALUE].into()), children: vec![child.clone()] };
+            let executed = succeed(&event, superseded, outcome, 1, &config::Cascade::default(), &mut outbox);
+            assert_eq!((executed, outbox.children), (Executed::Refused, 0), "superseded: {superseded}");
+            assert_eq!((&outbox.causes[..], outbox.counts.len()), (&[Cause::TooLarge][..], 1));
+        }
+    }
 }
