@@ -54,7 +54,12 @@ pub fn books(world: &mut World) {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
         let status = status.try_recv().expect("answered at once");
-        assert_eq!((status.running, status.buffered_bytes), (0, 0), "{} has calls or bytes that are not there", node.name);
+        assert_eq!(
+            (status.running, status.buffered_bytes),
+            (0, 0),
+            "{} has calls or bytes that are not there",
+            node.name
+        );
     }
 }
 
@@ -165,8 +170,8 @@ pub fn progress(world: &World) {
         let progress = proto::Progress::decode(record.value.unwrap()).unwrap();
         for counts in &progress.counts {
             for (first, length) in counts::expand_runs(&counts.runs) {
-                for (root, (depth, delta)) in
-                    (first..first + length).flat_map(|root| (counts.first_depth..).zip(&counts.deltas).map(move |of| (root, of)))
+                for (root, (depth, delta)) in (first..first + length)
+                    .flat_map(|root| (counts.first_depth..).zip(&counts.deltas).map(move |of| (root, of)))
                 {
                     *sums.entry((counts.generation, counts.retry, root, depth)).or_default() += delta;
                 }
@@ -194,7 +199,9 @@ pub fn stores(world: &mut World) {
         node.step(Input::Question(Question::List(query, answer)), now);
         for listing in listings.try_recv().expect("answered at once") {
             assert!(listing.above.is_empty(), "nothing waits above the stores after a restart");
-            found.extend(listing.store.scan(b"", false).map(|item| item.unwrap()).map(|(key, entry)| (key, held(entry))));
+            found.extend(
+                listing.store.scan(b"", false).map(|item| item.unwrap()).map(|(key, entry)| (key, held(entry))),
+            );
         }
     }
     same_state("the stores", &found, &world.workload.state);

@@ -88,7 +88,13 @@ impl Log for FaultyLog {
         self.inner.append(append)
     }
 
-    fn reader(&self, of: &TopicPartition, at: i64, sees: Isolation, headers: bool) -> Result<Box<dyn Reader>, LogError> {
+    fn reader(
+        &self,
+        of: &TopicPartition,
+        at: i64,
+        sees: Isolation,
+        headers: bool,
+    ) -> Result<Box<dyn Reader>, LogError> {
         self.inner.reader(of, at, sees, headers)
     }
 

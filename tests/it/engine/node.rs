@@ -135,8 +135,7 @@ impl Node {
             max_in_flight: plan.config.processing.max_in_flight,
             pending: Vec::new(),
         }));
-        let engine =
-            Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
+        let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
         Node {
             name,
             folder,
@@ -210,7 +209,8 @@ impl Node {
     pub fn flush(&mut self) -> (i32, i64) {
         let flush = self.flushes.pop_front().expect("asked when there is one");
         let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
-        let mut result = store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
+        let mut result =
+            store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
         if durable && result.is_ok() {
             result = store.flush();
         }

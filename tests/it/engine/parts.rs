@@ -1,1 +1,217 @@
-//! Parts.
+//! The store, the overlay above it, and the restore below a task, each by itself.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidegate::changelog;
+use tidegate::clock;
+use tidegate::entry::Entry;
+use tidegate::event::Action;
+use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use tidegate::log::{Append, Log, NewRecord, NewTopic, TopicPartition};
+use tidegate::store::schema::{self, Checkpoint, Identity};
+use tidegate::store::{Store, StoreError, Stores};
+use tidegate::task::overlay::Overlay;
+use tidegate::task::restore::{Plan, Restored, restore};
+
+fn stores(folder: &Path) -> Stores {
+    Stores::new(folder.join("state"), 1 << 20, 1 << 20)
+}
+
+fn identity() -> Identity {
+    Identity { application: "t".into(), partition: 0, changelog_id: "id".into() }
+}
+
+fn entry(stamp: &str) -> Entry {
+    let value = Some(Bytes::from(stamp.to_owned()));
+    Entry { stamp: stamp.parse().unwrap(), action: Action::Add, value, origin: Bytes::new() }
+}
+
+fn write(store: &Store, entries: &[(&str, &str)], position: i64) {
+    let entries: Vec<_> = entries.iter().map(|(key, stamp)| (Bytes::from(key.to_string()), entry(stamp))).collect();
+    let checkpoint = Checkpoint { position, at_end_ms: clock::wall_ms() };
+    store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), None, checkpoint).unwrap();
+}
+
+fn held(store: &Store, key: &str) -> Option<String> {
+    store.get(key.as_bytes()).unwrap().map(|entry| entry.stamp.to_string())
+}
+
+/// R1: what is written is there when it is opened again, with its place in the changelog.
+#[test]
+fn a_store_that_is_opened_again_has_kept_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    write(&store, &[("b", "2"), ("a", "1/0"), ("ab", "3")], 7);
+    drop(store);
+    let (store, refused) = stores(folder.path()).open(&identity()).unwrap();
+    assert_eq!((refused, store.checkpoint().unwrap().unwrap().position), (None, 7));
+    let keys = |from: &str, after| {
+        let keys = store.scan(from.as_bytes(), after).map(|item| String::from_utf8(item.unwrap().0.to_vec()).unwrap());
+        keys.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!((keys("", false), keys("a", false), keys("a", true)), ("a ab b".into(), "a ab b".into(), "ab b".into()));
+    assert_eq!((keys("aa", true), keys("b", true)), ("ab b".into(), String::new()));
+    let gone = (Bytes::from_static(b"a"), None);
+    store.write([(&gone.0, gone.1)], None, Checkpoint { position: 8, at_end_ms: 0 }).unwrap();
+    assert_eq!((held(&store, "a"), held(&store, "ab")), (None, Some("3".into())));
+}
+
+/// R2: another application, partition or topic; another version; files that are not there.
+#[test]
+fn a_store_that_is_not_this_partitions_is_set_aside() {
+    let other_version = |path: &Path| {
+        let mut bytes = schema::encode(&identity());
+        bytes[0] = schema::VERSION + 1;
+        rocksdb::DB::open_default(path).unwrap().put(schema::IDENTITY, bytes).unwrap();
+    };
+    let no_checkpoint = |path: &Path| rocksdb::DB::open_default(path).unwrap().delete(schema::CHECKPOINT).unwrap();
+    let no_manifest = |path: &Path| {
+        let files = std::fs::read_dir(path).unwrap().map(|file| file.unwrap().path());
+        files
+            .filter(|file| file.to_string_lossy().contains("MANIFEST"))
+            .for_each(|file| std::fs::remove_file(file).unwrap());
+    };
+    let no_current = |path: &Path| std::fs::remove_file(path.join("CURRENT")).unwrap();
+    let nothing = |_: &Path| {};
+    let another = Identity { changelog_id: "another".into(), ..identity() };
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Damage<'_>, Identity); 5] = [
+        ("another topic", &nothing, another),
+        ("another version", &other_version, identity()),
+        ("no checkpoint", &no_checkpoint, identity()),
+        ("no manifest", &no_manifest, identity()),
+        ("no CURRENT", &no_current, identity()),
+    ];
+    for (what, damage, opened_as) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+        write(&store, &[("a", "1")], 7);
+        drop(store);
+        damage(&folder.path().join("state/partition-0"));
+        let (store, refused) = stores(folder.path()).open(&opened_as).unwrap();
+        assert!(refused.is_some(), "{what}");
+        assert_eq!((held(&store, "a"), store.checkpoint().unwrap().unwrap().position), (None, 0), "{what}");
+    }
+}
+
+/// R3.
+#[test]
+fn a_value_that_cannot_be_read_is_corrupt_and_no_guess() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    write(&store, &[("a", "1"), ("b", "2")], 7);
+    drop(store);
+    let db = rocksdb::DB::open_default(folder.path().join("state/partition-0")).unwrap();
+    db.put(schema::entry_key(b"a"), b"\x01nonsense").unwrap();
+    drop(db);
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    assert!(matches!(store.get(b"a"), Err(StoreError::Corrupted(..))));
+    assert!(matches!(store.scan(b"", false).next(), Some(Err(StoreError::Corrupted(..)))));
+    assert_eq!(held(&store, "b"), Some("2".into()));
+}
+
+/// O1, O2: each layer hides those below it; only committed entries are taken for the store or told.
+#[test]
+fn the_overlay_tells_the_engine_the_newest_and_readers_the_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    write(&store, &[("k", "1")], 7);
+    let mut overlay = Overlay::new(Arc::new(store));
+    let key = Bytes::from_static(b"k");
+    let see = |overlay: &Overlay| {
+        let text = |entry: Option<&Entry>| entry.map_or("none".to_owned(), |entry| entry.stamp.to_string());
+        (overlay.held(&key, text).unwrap(), text(overlay.committed_above(&key)))
+    };
+    assert_eq!(see(&overlay), ("1".into(), "none".into()));
+    overlay.put(key.clone(), entry("2"));
+    assert_eq!(see(&overlay), ("2".into(), "none".into()));
+    drop(overlay.commit_begins());
+    assert_eq!(see(&overlay), ("2".into(), "none".into()));
+    overlay.put(key.clone(), entry("3"));
+    assert_eq!(see(&overlay), ("3".into(), "none".into()), "O1");
+    overlay.commit_ends();
+    assert_eq!(see(&overlay), ("3".into(), "2".into()));
+    let flush = overlay.flush_begins().unwrap();
+    assert_eq!(flush[&key].stamp.to_string(), "2", "O2");
+    assert!(overlay.flush_begins().is_none() && overlay.is_flushing() && overlay.committed_bytes() == 0);
+    assert_eq!(see(&overlay), ("3".into(), "2".into()), "what is on its way into the store is still told");
+    drop(overlay.commit_begins());
+    overlay.commit_ends();
+    assert_eq!(see(&overlay), ("3".into(), "3".into()));
+    assert_eq!(overlay.committed_above_store(|_| true).last().unwrap().1.stamp.to_string(), "3", "newest last");
+    overlay.flush_ends();
+    assert_eq!(overlay.flush_begins().unwrap()[&key].stamp.to_string(), "3");
+    overlay.flush_ends();
+    assert_eq!(see(&overlay), ("1".into(), "none".into()), "nobody has written the store in this test");
+}
+
+fn changelog_of(folder: &Path) -> (EmbeddedLog, TopicPartition) {
+    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+    let log = EmbeddedLog::open(folder.join("log"), options).unwrap();
+    let settings = vec![("cleanup.policy".into(), "compact".into())];
+    log.create(&[NewTopic { name: "c".into(), partitions: 1, replication_factor: None, settings }]).unwrap();
+    (log, TopicPartition::new(&Arc::from("c"), 0))
+}
+
+fn record(key: &'static str, stamp: &str) -> NewRecord {
+    let mut value = BytesMut::new();
+    entry(stamp).encode(&mut value);
+    changelog::entry_record(&Bytes::from_static(key.as_bytes()), value.freeze())
+}
+
+fn restored(log: &EmbeddedLog, of: &TopicPartition, folder: &Path, retention_ms: i64) -> Restored {
+    let plan = Plan { changelog: of.clone(), identity: &identity(), delete_retention_ms: retention_ms, committed: 0 };
+    restore(log, &stores(folder), &plan, |_| {}).unwrap()
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Z2: a store that may have missed a tombstone, or claims more than there is, is rebuilt; another is not.
+#[test]
+fn a_store_is_continued_unless_it_may_be_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, of) = changelog_of(folder.path());
+    log.append(Append { to: of.clone(), records: vec![record("a", "1"), record("b", "2"), record("a", "3")] }).unwrap();
+    let first = restored(&log, &of, folder.path(), DAY_MS);
+    assert_eq!((first.records, first.rebuilt, held(&first.store, "a")), (3, None, Some("3".into())));
+    drop(first.store);
+    log.append(Append { to: of.clone(), records: vec![record("b", "4")] }).unwrap();
+    let tail = restored(&log, &of, folder.path(), DAY_MS);
+    assert_eq!((tail.records, tail.rebuilt, held(&tail.store, "b")), (1, None, Some("4".into())));
+    drop(tail.store);
+    for (position, at_end_ms) in [(99, clock::wall_ms()), (4, clock::wall_ms() - DAY_MS)] {
+        let again = restored(&log, &of, folder.path(), DAY_MS);
+        let stray = Bytes::from_static(b"stray");
+        again.store.write([(&stray, Some(&entry("9")))], None, Checkpoint { position, at_end_ms }).unwrap();
+        drop(again.store);
+        let rebuilt = restored(&log, &of, folder.path(), DAY_MS);
+        assert!(rebuilt.rebuilt.is_some(), "{position} {at_end_ms}");
+        assert_eq!(
+            (rebuilt.records, held(&rebuilt.store, "stray"), held(&rebuilt.store, "a")),
+            (4, None, Some("3".into()))
+        );
+    }
+}
+
+/// Z1: a transaction that is undecided when the restore begins is waited for.
+#[test]
+fn a_restore_does_not_end_before_an_undecided_transaction_is_decided() {
+    for commit in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, of) = changelog_of(folder.path());
+        log.append(Append { to: of.clone(), records: vec![record("a", "1")] }).unwrap();
+        let number = log.begin("last owner").unwrap();
+        log.append_in(number, &Append { to: of.clone(), records: vec![record("a", "2")] }).unwrap();
+        std::thread::scope(|scope| {
+            let restoring = scope.spawn(|| restored(&log, &of, folder.path(), DAY_MS));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!restoring.is_finished(), "Z1: it ended before the transaction of the last owner");
+            log.decide(number, commit).unwrap();
+            let expected = if commit { "2" } else { "1" };
+            assert_eq!(held(&restoring.join().unwrap().store, "a"), Some(expected.into()));
+        });
+    }
+}

@@ -303,7 +303,10 @@ impl World {
         let number = work.number;
         let ended = committer.carry_out(work, || false);
         note(format!("a dead engine's transaction {number}: {ended:?}"));
-        assert!(matches!(ended, Ended::Aborted(_)), "P2, P6: a transaction of an engine that has left the group committed");
+        assert!(
+            matches!(ended, Ended::Aborted(_)),
+            "P2, P6: a transaction of an engine that has left the group committed"
+        );
     }
 
     /// Restores a claimed partition; a store is never rebuilt without need, and only its tail is read.
@@ -335,8 +338,7 @@ impl World {
             let tail = read(log.as_ref(), &changelog, known).len();
             assert_eq!(restored.records as usize, tail, "restored is the tail from {known} on, no more and no less");
         }
-        let opened =
-            tidegate::instance::engine::Opened { position: restored.done.low(), restored: Some(restored) };
+        let opened = tidegate::instance::engine::Opened { position: restored.done.low(), restored: Some(restored) };
         node.opened.push_back(Input::Opened { of, epoch, opened: Ok(opened) });
     }
 
