@@ -2,6 +2,7 @@
 //!
 //! X1: whatever becomes of an event, exactly one `consumed` count and one completed record go with it.
 //! X2: an event that fails leaves no trace but its dead letter: no entry, no children.
+//! X3: whether it fails does not depend on its being superseded, which only timing decides.
 
 use crate::cause::Cause;
 use crate::config;
@@ -35,8 +36,8 @@ pub fn succeed(
     limits: &config::Cascade,
     outbox: &mut Outbox,
 ) -> Executed {
-    let entry = (!superseded).then(|| entry(event, outcome.value));
-    let children = match children(event, entry.as_ref(), outcome.children, limits, outbox) {
+    let entry = entry(event, outcome.value);
+    let children = match children(event, &entry, outcome.children, limits, outbox) {
         Ok(children) => children,
         Err(reason) => return refuse(event, attempts, &reason, outbox),
     };
@@ -59,7 +60,7 @@ pub fn succeed(
         outbox.counts.push(Count::spawned(&event.stamp, event.retry, spawned));
     }
     outbox.counts.push(Count::consumed(&event.stamp, event.retry));
-    entry.map_or(Executed::Expanded, Executed::Applied)
+    if superseded { Executed::Expanded } else { Executed::Applied(entry) }
 }
 
 /// The event cannot be handled: a dead letter, and done (X2).
@@ -84,12 +85,12 @@ fn entry(event: &StampedEvent, value: Option<bytes::Bytes>) -> Entry {
 /// the first is put anywhere.
 fn children(
     parent: &StampedEvent,
-    entry: Option<&Entry>,
+    entry: &Entry,
     children: Vec<Event>,
     limits: &config::Cascade,
     outbox: &mut Outbox,
 ) -> Result<Vec<(StampedEvent, Option<bytes::Bytes>)>, Reason> {
-    let size = entry.map_or(0, Entry::weight);
+    let size = entry.weight();
     if size > MAX_VALUE {
         return Err(Reason::new(Cause::TooLarge, format!("the value takes {size} bytes; at most {MAX_VALUE} fit")));
     }
@@ -119,4 +120,25 @@ fn children(
 
 fn origin(event: &StampedEvent) -> Origin {
     Origin::decode(event.origin.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    /// X3: a value that does not fit makes a dead letter of the event, early or late.
+    #[test]
+    fn a_value_that_does_not_fit_fails_the_event_also_when_it_is_superseded() {
+        let child = Event { key: Bytes::from_static(b"b"), action: Action::Add, payload: None };
+        let event = Event { key: Bytes::from_static(b"a"), ..child.clone() };
+        let event = StampedEvent { event, stamp: "1".parse().unwrap(), origin: Bytes::new(), retry: 0 };
+        for superseded in [false, true] {
+            let mut outbox = Outbox::new(1);
+            let outcome = Outcome { value: Some(vec![0; MAX_VALUE].into()), children: vec![child.clone()] };
+            let executed = succeed(&event, superseded, outcome, 1, &config::Cascade::default(), &mut outbox);
+            assert_eq!((executed, outbox.children), (Executed::Refused, 0), "superseded: {superseded}");
+            assert_eq!((&outbox.causes[..], outbox.counts.len()), (&[Cause::TooLarge][..], 1));
+        }
+    }
 }

@@ -122,19 +122,19 @@ fn the_final_state_is_that_of_one_thread_with_one_queue() {
 /// E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
 #[test]
 fn nothing_of_a_transaction_that_failed_is_left() {
-    run_all(&Kind { first: 2000, count: 80, faults: &[], bad_commits: 20, nodes: 1 });
+    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 20, nodes: 1 });
 }
 
 /// E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
 #[test]
 fn after_any_crash_everything_has_happened_once() {
     let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
-    run_all(&Kind { first: 3000, count: 80, faults, bad_commits: 5, nodes: 1 });
+    run_all(&Kind { first: 3000, count: 50, faults, bad_commits: 5, nodes: 1 });
 }
 
 /// G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
 #[test]
 fn however_partitions_move_everything_has_happened_once() {
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 4000, count: 80, faults, bad_commits: 5, nodes: 2 });
+    run_all(&Kind { first: 4000, count: 50, faults, bad_commits: 5, nodes: 2 });
 }

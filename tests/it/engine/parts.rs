@@ -78,22 +78,21 @@ fn a_store_that_is_not_this_partitions_is_set_aside() {
     let nothing = |_: &Path| {};
     let another = Identity { changelog_id: "another".into(), ..identity() };
     type Damage<'a> = &'a dyn Fn(&Path);
-    let cases: [(&str, Damage<'_>, Identity, bool); 5] = [
-        ("another topic", &nothing, another, true),
-        ("another version", &other_version, identity(), true),
-        ("no checkpoint", &no_checkpoint, identity(), true),
-        ("no manifest", &no_manifest, identity(), true),
-        // As if it never was.
-        ("no CURRENT", &no_current, identity(), false),
+    let cases: [(&str, Damage<'_>, Identity); 5] = [
+        ("another topic", &nothing, another),
+        ("another version", &other_version, identity()),
+        ("no checkpoint", &no_checkpoint, identity()),
+        ("no manifest", &no_manifest, identity()),
+        ("no CURRENT", &no_current, identity()),
     ];
-    for (what, damage, opened_as, told) in cases {
+    for (what, damage, opened_as) in cases {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = stores(folder.path()).open(&identity()).unwrap();
         write(&store, &[("a", "1")], 7);
         drop(store);
         damage(&folder.path().join("state/partition-0"));
         let (store, refused) = stores(folder.path()).open(&opened_as).unwrap();
-        assert_eq!(refused.is_some(), told, "{what}: {refused:?}");
+        assert!(refused.is_some(), "{what}");
         assert_eq!((held(&store, "a"), store.checkpoint().unwrap().unwrap().position), (None, 0), "{what}");
     }
 }
@@ -182,6 +181,7 @@ fn a_store_is_continued_unless_it_may_be_wrong() {
     log.append(Append { to: of.clone(), records: vec![record("b", "4")] }).unwrap();
     let tail = restored(&log, &of, folder.path(), DAY_MS);
     assert_eq!((tail.records, tail.rebuilt, held(&tail.store, "b")), (1, None, Some("4".into())));
+    drop(tail.store);
     for (position, at_end_ms) in [(99, clock::wall_ms()), (4, clock::wall_ms() - DAY_MS)] {
         let again = restored(&log, &of, folder.path(), DAY_MS);
         let stray = Bytes::from_static(b"stray");
