@@ -122,7 +122,7 @@ fn the_final_state_is_that_of_one_thread_with_one_queue() {
 /// E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
 #[test]
 fn nothing_of_a_transaction_that_failed_is_left() {
-    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 20, nodes: 1 });
+    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 8, nodes: 1 });
 }
 
 /// E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
