@@ -115,12 +115,17 @@ impl Opener {
             delete_retention_ms: self.delete_retention_ms,
             committed,
         };
+        let remaining = |records| {
+            remaining(records);
+            valid()
+        };
         loop {
             match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
                 Ok(restored) => {
                     (self.report)(&changelog, None);
                     return Ok(restored);
                 }
+                Err(RestoreError::Unwanted) => return Err(OpenError::Moved),
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
                 Err(error) => {
                     if let RestoreError::Store(crate::store::StoreError::Corrupted(..)) = &error {

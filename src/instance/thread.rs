@@ -1,9 +1,9 @@
 //! An engine thread with the threads that wait on its behalf: the member's, the committer's, the
 //! flusher's and, while partitions are opened, theirs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -96,6 +96,7 @@ impl EngineThread {
             inputs: inputs_in.clone(),
             left: Arc::clone(&left),
             current,
+            wanted: Arc::default(),
         };
         let thread = thread::Builder::new().name("engine".into());
         let stop = Arc::clone(&left);
@@ -153,6 +154,9 @@ struct Surroundings {
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     current: Arc<Current>,
+    /// The openings that the engine still waits for: what was revoked meanwhile ends by itself, or it
+    /// would keep its store from the next opening of the partition.
+    wanted: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 fn run(
@@ -191,7 +195,9 @@ fn run(
             engine.step(input, now);
         }
         engine.step(Input::Tick, now);
-        for effect in engine.effects(now) {
+        let effects = engine.effects(now);
+        *surroundings.wanted.lock().unwrap_or_else(PoisonError::into_inner) = engine.opening_epochs();
+        for effect in effects {
             match effect {
                 Effect::Commit(work) => drop(surroundings.works.send((*work, surroundings.current.losses()))),
                 Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
@@ -270,8 +276,10 @@ impl Surroundings {
     /// time; each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
         let (opener, inputs, left) = (Arc::clone(&self.opener), self.inputs.clone(), Arc::clone(&self.left));
+        let wanted = Arc::clone(&self.wanted);
         let open = move || {
-            let valid = || !left.load(Ordering::Acquire);
+            let waits = |epoch: &u64| wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(epoch);
+            let valid = || !left.load(Ordering::Acquire) && partitions.iter().any(|(_, epoch)| waits(epoch));
             let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
             let claimed = opener.claim(&names, &membership, &valid);
             let positions = match claimed {
@@ -279,7 +287,7 @@ impl Surroundings {
                 Err(error) => {
                     // Not at once again: the group needs a moment to say what is whose.
                     thread::sleep(Duration::from_millis(100));
-                    for (of, epoch) in partitions {
+                    for (of, epoch) in partitions.clone() {
                         let error = match &error {
                             OpenError::Moved => OpenError::Moved,
                             OpenError::Fatal(reason) => OpenError::Fatal(reason.clone()),
@@ -289,14 +297,18 @@ impl Surroundings {
                     return;
                 }
             };
-            let (tasks, sources): (Vec<_>, Vec<_>) =
-                partitions.into_iter().zip(positions).partition(|((of, _), _)| of.topic == opener.topics.repartition);
+            let (tasks, sources): (Vec<_>, Vec<_>) = partitions
+                .iter()
+                .cloned()
+                .zip(positions)
+                .partition(|((of, _), _)| of.topic == opener.topics.repartition);
             for ((of, epoch), position) in sources {
                 let _ = inputs.send(Input::Opened { of, epoch, opened: Ok(Opened { position, restored: None }) });
             }
             let tasks = Mutex::new(VecDeque::from(tasks));
             let restore_next = || {
                 while let Some(((of, epoch), position)) = tasks.lock().ok().and_then(|mut tasks| tasks.pop_front()) {
+                    let valid = || !left.load(Ordering::Acquire) && waits(&epoch);
                     let tell = |remaining| drop(inputs.send(Input::Remaining(of.partition, remaining)));
                     let restored = opener.restore(of.partition, position, &valid, &tell);
                     if let Ok(restored) = &restored {

@@ -44,6 +44,9 @@ pub enum RestoreError {
     /// What the store said.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody waits for it any more: the partition has moved.
+    #[error("the partition has moved")]
+    Unwanted,
     /// The bookkeeping cannot be read: without it records would run again (protocol P9).
     #[error("the bookkeeping of {0} cannot be read: {1}")]
     Bookkeeping(TopicPartition, String),
@@ -55,7 +58,7 @@ impl RestoreError {
         match self {
             RestoreError::Changelog(ReadError::Log(LogError::Fatal(_) | LogError::Refused(_))) => true,
             RestoreError::Changelog(ReadError::Record { .. }) | RestoreError::Bookkeeping(..) => true,
-            RestoreError::Changelog(ReadError::Log(_)) | RestoreError::Store(_) => false,
+            RestoreError::Changelog(ReadError::Log(_)) | RestoreError::Store(_) | RestoreError::Unwanted => false,
         }
     }
 }
@@ -73,12 +76,13 @@ pub struct Plan<'a> {
     pub committed: i64,
 }
 
-/// Brings the partition's store to the changelog's end. `remaining` is told how many records are left.
+/// Brings the partition's store to the changelog's end. `remaining` is told how many records are left, and
+/// says whether anybody still waits for it.
 pub fn restore(
     log: &dyn Log,
     stores: &Stores,
     plan: &Plan<'_>,
-    remaining: impl Fn(i64),
+    remaining: impl Fn(i64) -> bool,
 ) -> Result<Restored, RestoreError> {
     // 1. The end, before anything is read (Z1).
     let ends = log.watermarks(&plan.changelog).map_err(ReadError::Log)?;
@@ -102,8 +106,7 @@ pub fn restore(
         if tail.bytes >= BATCH {
             tail.write(&store, Checkpoint { position, at_end_ms: checkpoint.at_end_ms.min(begun) })?;
         }
-        remaining((ends.high - position).max(0));
-        Ok::<(), RestoreError>(())
+        if remaining((ends.high - position).max(0)) { Ok(()) } else { Err(RestoreError::Unwanted) }
     })?;
     // A crash before this write restores from the last checkpoint on; after it, from the end.
     tail.write(&store, Checkpoint { position: reached.max(from), at_end_ms: clock::wall_ms() })?;

@@ -8,6 +8,8 @@
 //!     (protocol P4), so its next owner cannot overlap with this one.
 //! G2: a lost partition is dropped at once: nothing can be committed for it any more.
 
+use std::collections::BTreeSet;
+
 use crossbeam_channel::Sender;
 
 use super::{Effect, Engine, Opened, SourceSlot};
@@ -238,6 +240,11 @@ impl<C: Calls> Engine<C> {
                 self.troubles.remove(what);
             }
         }
+    }
+
+    /// The epochs of the openings that are still waited for.
+    pub fn opening_epochs(&self) -> BTreeSet<u64> {
+        self.opening.values().map(|opening| opening.epoch).collect()
     }
 
     /// Whether nothing is owned, opened or under way any more.

@@ -164,7 +164,7 @@ fn record(key: &'static str, stamp: &str) -> NewRecord {
 
 fn restored(log: &EmbeddedLog, of: &TopicPartition, folder: &Path, retention_ms: i64) -> Restored {
     let plan = Plan { changelog: of.clone(), identity: &identity(), delete_retention_ms: retention_ms, committed: 0 };
-    restore(log, &stores(folder), &plan, |_| {}).unwrap()
+    restore(log, &stores(folder), &plan, |_| true).unwrap()
 }
 
 const DAY_MS: i64 = 86_400_000;
