@@ -220,7 +220,8 @@ fn identify(db: &DB, folder: &Folder, known: Option<String>) -> Result<(), LogEr
             let id = uuid::Uuid::new_v4().to_string();
             // A crash in between leaves a database without `log.id`, which the next open notes.
             // 1.
-            db.put(schema::META, schema::encode_row(&MetaRow { format: schema::FORMAT, id: id.clone() })).map_err(failed)?;
+            db.put(schema::META, schema::encode_row(&MetaRow { format: schema::FORMAT, id: id.clone() }))
+                .map_err(failed)?;
             db.flush_wal(true).map_err(failed)?;
             // 2.
             folder.set_id(&id)
@@ -285,12 +286,7 @@ impl Log for EmbeddedLog {
         Ok(Watermarks { low: place.get().low(), high: place.get().end() })
     }
 
-    fn committed(
-        &self,
-        group: &str,
-        of: &[TopicPartition],
-        stable: bool,
-    ) -> Result<Vec<Option<Committed>>, LogError> {
+    fn committed(&self, group: &str, of: &[TopicPartition], stable: bool) -> Result<Vec<Option<Committed>>, LogError> {
         self.shared.catch_up()?;
         let core = self.shared.core();
         let committed = |of: &TopicPartition| {
@@ -300,7 +296,8 @@ impl Log for EmbeddedLog {
                 return Err(LogError::Unstable(of.clone()));
             }
             let value = self.shared.db.get_pinned(schema::offset(group, slot)).map_err(failed)?;
-            let row = value.map(|value| schema::decode_committed(&value).ok_or_else(|| self.shared.corrupt("position")));
+            let row =
+                value.map(|value| schema::decode_committed(&value).ok_or_else(|| self.shared.corrupt("position")));
             row.transpose()
         };
         of.iter().map(committed).collect()

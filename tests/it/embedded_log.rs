@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tidegate::log::{
-    Append, Isolation, Log, LogError, Membership, NewRecord, NewTopic, OffsetCommit, Record, TopicPartition, Transaction,
+    Append, Isolation, Log, LogError, Membership, NewRecord, NewTopic, OffsetCommit, Record, TopicPartition,
+    Transaction,
 };
 
 const COMMITTED: Isolation = Isolation::ReadCommitted;

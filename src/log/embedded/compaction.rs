@@ -52,7 +52,8 @@ fn work(shared: &Weak<Shared>, wanted: &Receiver<()>) {
                 }
                 let place = Place { topic: Arc::clone(&topic), partition };
                 let advances = place.get().stable() > place.get().clean.load(Ordering::SeqCst);
-                if shared.is_due(&place) && advances
+                if shared.is_due(&place)
+                    && advances
                     && let Err(error) = shared.compact(&place)
                 {
                     tracing::warn!("{} was not compacted, which is tried again later: {error}", place.name());

@@ -50,7 +50,10 @@ impl Folder {
     /// Looks into a folder that another process may own.
     pub(super) fn beside(path: &Path) -> Result<Folder, LogError> {
         if !path.join("db").join("CURRENT").exists() {
-            return Err(LogError::Fatal(format!("there is no log in {}: start an instance there first", path.display())));
+            return Err(LogError::Fatal(format!(
+                "there is no log in {}: start an instance there first",
+                path.display()
+            )));
         }
         let scratch = std::env::temp_dir().join(format!("tidegate-beside-{}", uuid::Uuid::new_v4()));
         DirBuilder::new().mode(0o700).create(&scratch).map_err(|error| {

@@ -46,13 +46,8 @@ struct Seat {
 
 impl Group {
     pub(super) fn join(&mut self, member: String, topics: Vec<Arc<str>>, partitions: &dyn Fn(&str) -> i32) {
-        let seat = Seat {
-            topics,
-            owned: BTreeSet::new(),
-            going: BTreeSet::new(),
-            orders: VecDeque::new(),
-            generation: -1,
-        };
+        let seat =
+            Seat { topics, owned: BTreeSet::new(), going: BTreeSet::new(), orders: VecDeque::new(), generation: -1 };
         self.seats.insert(member, seat);
         self.rebalance(partitions);
     }
@@ -132,16 +127,20 @@ impl Group {
         let MembershipRow { group, member, generation } = membership;
         match self.seats.get(member) {
             None => Some(format!("{member} is not a member of the group {group} any more")),
-            Some(seat) if seat.generation != *generation => {
-                Some(format!("generation {generation} of the group {group} is over: {member} is in {}", seat.generation))
-            }
+            Some(seat) if seat.generation != *generation => Some(format!(
+                "generation {generation} of the group {group} is over: {member} is in {}",
+                seat.generation
+            )),
             Some(_) => None,
         }
     }
 
     fn target(&self, partitions: &dyn Fn(&str) -> i32) -> BTreeMap<String, BTreeSet<TopicPartition>> {
         let claims = self.seats.iter().map(|(member, seat)| {
-            (member.clone(), Claim { topics: &seat.topics, owned: seat.owned.difference(&seat.going).cloned().collect() })
+            (
+                member.clone(),
+                Claim { topics: &seat.topics, owned: seat.owned.difference(&seat.going).cloned().collect() },
+            )
         });
         balance(&claims.collect(), partitions)
     }

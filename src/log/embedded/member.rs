@@ -66,7 +66,8 @@ impl EmbeddedMember {
         };
         worker.enter();
         let thread = std::thread::Builder::new().name(name).spawn(move || worker.run());
-        let thread = thread.map_err(|error| LogError::Fatal(format!("cannot start a thread for the member: {error}")))?;
+        let thread =
+            thread.map_err(|error| LogError::Fatal(format!("cannot start a thread for the member: {error}")))?;
         Ok(EmbeddedMember { desk, thread: Mutex::new(Some(thread)) })
     }
 }

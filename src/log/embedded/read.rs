@@ -99,7 +99,9 @@ pub(super) fn read(
 }
 
 fn shows(header: &Header, aborted: &HashSet<u64>) -> bool {
-    header.kind == Kind::Records && header.records > 0 && !(header.transaction > 0 && aborted.contains(&header.transaction))
+    header.kind == Kind::Records
+        && header.records > 0
+        && !(header.transaction > 0 && aborted.contains(&header.transaction))
 }
 
 pub(super) fn damaged(place: &Place, base: i64) -> LogError {

@@ -353,11 +353,7 @@ impl Shared {
     }
 
     /// Calls `take` with every key below `prefix`, without it; `None` says that the row is malformed.
-    pub(super) fn scan(
-        &self,
-        prefix: &[u8],
-        mut take: impl FnMut(&[u8], &[u8]) -> Option<()>,
-    ) -> Result<(), LogError> {
+    pub(super) fn scan(&self, prefix: &[u8], mut take: impl FnMut(&[u8], &[u8]) -> Option<()>) -> Result<(), LogError> {
         let mut rows = self.db.raw_iterator();
         rows.seek(prefix);
         while let Some((key, value)) = rows.item() {

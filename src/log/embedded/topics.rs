@@ -162,7 +162,8 @@ impl Shared {
 fn check(new: &NewTopic) -> Result<(), LogError> {
     let refused = |reason: String| Err(LogError::Refused(format!("topic {:?}: {reason}", new.name)));
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
-    if new.name.is_empty() || new.name.len() > 249 || !new.name.chars().all(allowed) || matches!(&*new.name, "." | "..") {
+    if new.name.is_empty() || new.name.len() > 249 || !new.name.chars().all(allowed) || matches!(&*new.name, "." | "..")
+    {
         return refused("a name has 1 to 249 letters, digits, '.', '_' or '-'".to_owned());
     }
     if !(1..=MAX_PARTITIONS).contains(&new.partitions) {

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::batch::{self, BatchWriter};
+use super::failed;
 use super::schema::{self, PartitionRow, Slot};
 use super::state::{Core, Place, Shared};
-use super::failed;
 use crate::clock;
 use crate::log::{Append, LogError};
 

@@ -16,7 +16,11 @@ fn fold(all: &[Record]) -> BTreeMap<String, Option<String>> {
 
 fn put(key: u32, value: Option<u32>) -> NewRecord {
     let value = value.map(|value| Bytes::from(value.to_string()));
-    NewRecord { key: Some(Bytes::from(format!("k{key}"))), value, headers: vec![("h".into(), Bytes::from(key.to_string()))] }
+    NewRecord {
+        key: Some(Bytes::from(format!("k{key}"))),
+        value,
+        headers: vec![("h".into(), Bytes::from(key.to_string()))],
+    }
 }
 
 /// C1: the same fold at every moment, offsets unchanged, nothing superseded left below the last
@@ -66,7 +70,11 @@ fn compaction_changes_nothing_that_a_reader_ends_with() {
                 assert_eq!(distinct.len(), after.len(), "seed {seed} step {step}: a superseded record is left");
                 assert_eq!(log.watermarks(&of).unwrap(), high);
                 for record in &after {
-                    assert_eq!(written[&record.offset], (text(&record.key), text(&record.value)), "seed {seed} step {step}");
+                    assert_eq!(
+                        written[&record.offset],
+                        (text(&record.key), text(&record.value)),
+                        "seed {seed} step {step}"
+                    );
                     assert_eq!(record.headers.len(), 1);
                 }
             }

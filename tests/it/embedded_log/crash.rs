@@ -31,7 +31,9 @@ fn victim() {
         let mut appends: Vec<Append> = (0..3).map(|partition| append(&at("t", partition), &[&value])).collect();
         appends.push(Append { to: at("c", 0), records: vec![record(&(number % KEYS).to_string(), &value)] });
         let offsets = vec![commit_of(&at("t", 0), number + 1, &value)];
-        producer.commit(&Transaction { appends, offsets, membership: membership.clone(), ends_of: Vec::new() }).unwrap();
+        producer
+            .commit(&Transaction { appends, offsets, membership: membership.clone(), ends_of: Vec::new() })
+            .unwrap();
         if number % 7 == 0 {
             // In steps, too: one partition gets a value of a transaction that never is committed.
             let open = log.begin("steps").unwrap();
@@ -98,7 +100,8 @@ fn killed_at_any_moment() {
         }
         victim.kill().unwrap();
         victim.wait().unwrap();
-        let rest = lines.filter_map(|line| line.split_once("acknowledged ").map(|(_, number)| number.parse::<i64>().unwrap()));
+        let rest =
+            lines.filter_map(|line| line.split_once("acknowledged ").map(|(_, number)| number.parse::<i64>().unwrap()));
         let acknowledged = rest.last().unwrap_or(acknowledged);
         let log = EmbeddedLog::open(folder.path(), options()).unwrap();
         log.fence("steps").unwrap();

@@ -44,7 +44,10 @@ impl Engine {
 
     fn join_as(log: &EmbeddedLog, group: &str, topics: &[&str], number: usize, owners: &Owners) -> Engine {
         let (told, (sender, fetched)) = (Arc::new(Told::default()), crossbeam_channel::unbounded());
-        let sink = { let (told, owners) = (Arc::clone(&told), Arc::clone(owners)); move |event| told.take(event, number, &owners, &sender) };
+        let sink = {
+            let (told, owners) = (Arc::clone(&told), Arc::clone(owners));
+            move |event| told.take(event, number, &owners, &sender)
+        };
         let join = Join {
             group: group.to_owned(),
             client_id: format!("engine-{number}"),
@@ -141,7 +144,8 @@ fn partitions_are_shared_as_members_come_and_go() {
     let three = join(3);
     drop(three.wait("its share", |state| state.owned.iter().filter(|of| &*of.topic == "a").count() == 2));
     for engine in [&one, &two, &three] {
-        let state = engine.wait("the third generation", |state| state.membership.as_ref().is_some_and(|m| generation(m) > second));
+        let state = engine
+            .wait("the third generation", |state| state.membership.as_ref().is_some_and(|m| generation(m) > second));
         let of_b = state.owned.iter().filter(|of| &*of.topic == "b").count();
         assert!((1..=2).contains(&of_b) && state.owned.len() - of_b == 2, "{:?}", state.owned);
     }
@@ -261,7 +265,10 @@ fn members_are_handed_committed_records_in_order() {
     engine.member.resume(vec![of.clone()]);
     assert_eq!(take(&engine, 1)[0].2, "e");
     start(0, 2);
-    assert_eq!(take(&engine, 5).iter().map(|(epoch, _, value)| format!("{epoch}{value}")).collect::<String>(), "2a2b2c2d2e");
+    assert_eq!(
+        take(&engine, 5).iter().map(|(epoch, _, value)| format!("{epoch}{value}")).collect::<String>(),
+        "2a2b2c2d2e"
+    );
     engine.leave();
     assert!(engine.fetched.try_recv().is_err());
 }

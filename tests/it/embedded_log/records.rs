@@ -50,7 +50,11 @@ fn long_runs_are_split_and_read_from_anywhere() {
     for from in [0, 1, 4_095, 4_096, 4_097, 9_999, 10_001, 10_004, 10_005] {
         let all = read(&log, &of, from, COMMITTED);
         assert_eq!(all.iter().map(|record| record.offset).collect::<Vec<_>>(), (from..10_005).collect::<Vec<_>>());
-        assert!(all.iter().filter(|record| record.offset < 10_000).all(|record| text(&record.value) == record.offset.to_string()));
+        assert!(
+            all.iter()
+                .filter(|record| record.offset < 10_000)
+                .all(|record| text(&record.value) == record.offset.to_string())
+        );
     }
     let mut reader = log.reader(&of, 0, COMMITTED, false).unwrap();
     while reader.position() < 10_005 {
@@ -75,9 +79,12 @@ fn what_the_log_never_takes_is_refused() {
         assert!(matches!(log.watermarks(&of), Err(LogError::UnknownTopic(_))));
         assert!(matches!(log.reader(&of, 0, COMMITTED, false), Err(LogError::UnknownTopic(_))));
     }
-    for (name, partitions, settings) in
-        [("", 1, vec![]), ("a b", 1, vec![]), ("d", 0, vec![]), ("d", 1, vec![("cleanup.policy".to_owned(), "keep".to_owned())])]
-    {
+    for (name, partitions, settings) in [
+        ("", 1, vec![]),
+        ("a b", 1, vec![]),
+        ("d", 0, vec![]),
+        ("d", 1, vec![("cleanup.policy".to_owned(), "keep".to_owned())]),
+    ] {
         let new = NewTopic { name: name.to_owned(), partitions, replication_factor: None, settings };
         assert!(matches!(log.create(&[new]), Err(LogError::Refused(_))));
     }

@@ -37,7 +37,8 @@ fn a_transaction_is_there_as_a_whole_with_its_positions() {
         ..plain(Vec::new())
     });
     assert!(matches!(refused, Err(CommitError::Aborted(_))));
-    let negative = Transaction { offsets: vec![commit_of(&a, -1, "")], membership, ..plain(vec![append(&a, &["never"])]) };
+    let negative =
+        Transaction { offsets: vec![commit_of(&a, -1, "")], membership, ..plain(vec![append(&a, &["never"])]) };
     assert!(matches!(producer.commit(&negative), Err(CommitError::Aborted(_))));
     check(&log);
     engine.leave();
