@@ -29,7 +29,7 @@ fn a_transaction_is_there_as_a_whole_with_its_positions() {
         let committed = log.committed("group", &[a.clone(), b.clone()], true).unwrap();
         let told: Vec<_> = committed.into_iter().flatten().map(|c| (c.position, c.metadata)).collect();
         assert_eq!(told, [(7, "mine 1".to_owned()), (0, String::new())]);
-        assert_eq!(log.committed("other", &[a.clone()], true).unwrap(), [None]);
+        assert_eq!(log.committed("other", std::slice::from_ref(&a), true).unwrap(), [None]);
     };
     check(&log);
     let refused = producer.commit(&Transaction {
@@ -114,7 +114,8 @@ fn pending_positions_are_unstable_until_decided() {
     let engine = Engine::join(&log, "group", &["t"]);
     let membership = engine.settled(2);
     engine.member.commit(&[commit_of(&a, 1, "plain")], &membership).unwrap();
-    let position = |stable| log.committed("group", &[a.clone()], stable).map(|all| all[0].as_ref().unwrap().position);
+    let position =
+        |stable| log.committed("group", std::slice::from_ref(&a), stable).map(|all| all[0].as_ref().unwrap().position);
     let number = log.begin("p").unwrap();
     log.offsets_in(number, &[commit_of(&a, 2, "")], &membership).unwrap();
     assert!(matches!(position(true), Err(LogError::Unstable(of)) if of == a));
@@ -212,6 +213,6 @@ fn a_stale_membership_commits_nothing() {
     assert!(matches!(commit(&first), Err(CommitError::Aborted(_))));
     assert!(matches!(commit(&Membership(Bytes::from_static(b"{}"))), Err(CommitError::Aborted(_))));
     assert_eq!(values(&log, &of, COMMITTED), "x x x");
-    assert_eq!(log.committed("group", &[of.clone()], true).unwrap()[0].as_ref().unwrap().position, 1);
+    assert_eq!(log.committed("group", std::slice::from_ref(&of), true).unwrap()[0].as_ref().unwrap().position, 1);
     one.leave();
 }
