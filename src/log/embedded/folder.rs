@@ -16,8 +16,7 @@ use crate::log::LogError;
 /// A folder that is in use.
 pub(super) struct Folder {
     path: PathBuf,
-    /// Held for its lock.
-    _lock: Option<File>,
+    lock: Option<File>,
     /// Files of a read-only log's own, removed with it.
     scratch: Option<PathBuf>,
 }
@@ -44,7 +43,7 @@ impl Folder {
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| cannot("protect", &error))?;
         let lock = lock(path, &cannot)?;
-        Ok(Folder { path: path.to_owned(), _lock: Some(lock), scratch: None })
+        Ok(Folder { path: path.to_owned(), lock: Some(lock), scratch: None })
     }
 
     /// Looks into a folder that another process may own.
@@ -59,7 +58,7 @@ impl Folder {
         DirBuilder::new().mode(0o700).create(&scratch).map_err(|error| {
             LogError::Fatal(format!("cannot make the temporary folder {}: {error}", scratch.display()))
         })?;
-        Ok(Folder { path: path.to_owned(), _lock: None, scratch: Some(scratch) })
+        Ok(Folder { path: path.to_owned(), lock: None, scratch: Some(scratch) })
     }
 
     pub(super) fn database(&self) -> PathBuf {
@@ -130,6 +129,11 @@ impl std::fmt::Display for Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            // Closing would do, but for a child process that is just being started and still holds a
+            // copy of the file. What fails here is done by closing.
+            lock.unlock().ok();
+        }
         if let Some(scratch) = &self.scratch {
             // It lies in the system's temporary folder: what cannot be removed is left to the system.
             fs::remove_dir_all(scratch).ok();

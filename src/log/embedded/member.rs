@@ -133,7 +133,6 @@ impl Worker {
             if self.desk.leaving.load(Ordering::SeqCst) {
                 let expelled = !self.desk.shared.is_member(&self.join.group, &self.id);
                 self.give_back(self.owned.iter().cloned().collect(), expelled);
-                self.desk.shared.leave_group(&self.join.group, &self.id);
                 return;
             }
             self.take_commands();
@@ -255,6 +254,13 @@ impl Worker {
             }
         }
         false
+    }
+}
+
+impl Drop for Worker {
+    /// Also when the sink has panicked: what the member owned goes to the others.
+    fn drop(&mut self) {
+        self.desk.shared.leave_group(&self.join.group, &self.id);
     }
 }
 

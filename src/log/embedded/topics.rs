@@ -5,15 +5,20 @@
 
 use std::sync::atomic::Ordering;
 
+use rocksdb::ReadOptions;
+
 use super::batch::Header;
 use super::failed;
 use super::schema::{self, TopicRow};
-use super::state::{Shared, Topic};
+use super::state::{Partition, Shared, Topic};
 use super::write::Staged;
 use crate::log::{LogError, NewTopic, TopicDescription, TopicPartition};
 
 /// The most partitions of a topic.
 const MAX_PARTITIONS: i32 = 10_000;
+/// Up to here batches are deleted one by one: RocksDB goes through all range deletions of late for
+/// every read, and a quiet partition would pile them up.
+const FEW_BATCHES: usize = 64;
 const POLICIES: [&str; 4] = ["delete", "compact", "compact,delete", "delete,compact"];
 
 impl Shared {
@@ -99,9 +104,34 @@ impl Shared {
         if before <= old.low {
             return Ok(());
         }
-        let mut batches = self.db.raw_iterator();
-        batches.seek_for_prev(schema::batch(partition.slot, before));
+        let (gone, below) = self.batches_below(partition, before)?;
+        let mut staged = Staged::default();
+        staged.partition(partition.slot, schema::PartitionRow { low: before, clean: old.clean.max(before) });
+        match (gone.first(), gone.len() > FEW_BATCHES) {
+            (Some(first), true) => {
+                staged.write.delete_range(schema::batch(partition.slot, *first), schema::batch(partition.slot, below));
+            }
+            _ => gone.iter().for_each(|base| staged.write.delete(schema::batch(partition.slot, *base))),
+        }
+        partition.low.store(before, Ordering::SeqCst);
+        if let Err(error) = self.carry_out(&core, staged) {
+            partition.low.store(old.low, Ordering::SeqCst);
+            return Err(error);
+        }
+        partition.clean.fetch_max(before, Ordering::SeqCst);
+        self.trim_aborted(&mut core, partition.slot, below)
+    }
+}
+
+impl Shared {
+    /// The bases of the batches that lie below `before` as a whole, or of the first few of them, and
+    /// the offset that all of them lie below.
+    fn batches_below(&self, partition: &Partition, before: i64) -> Result<(Vec<i64>, i64), LogError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(schema::batch(partition.slot, before));
+        let mut batches = self.db.raw_iterator_opt(options);
         let mut below = before;
+        batches.seek_for_prev(schema::batch(partition.slot, before));
         if let Some((key, value)) = batches.item()
             && let Some(base) = schema::base_of(key, partition.slot)
         {
@@ -110,17 +140,22 @@ impl Shared {
                 below = base;
             }
         }
-        batches.status().map_err(failed)?;
-        let mut staged = Staged::default();
-        staged.partition(partition.slot, schema::PartitionRow { low: before, clean: old.clean.max(before) });
-        staged.write.delete_range(schema::batch(partition.slot, 0), schema::batch(partition.slot, below));
-        partition.low.store(before, Ordering::SeqCst);
-        if let Err(error) = self.carry_out(&core, staged) {
-            partition.low.store(old.low, Ordering::SeqCst);
-            return Err(error);
+        // The last purge may have left a batch that reaches over the low watermark.
+        let from = schema::batch(partition.slot, partition.low());
+        batches.seek_for_prev(from);
+        if batches.key().and_then(|key| schema::base_of(key, partition.slot)).is_none() {
+            batches.seek(from);
         }
-        partition.clean.fetch_max(before, Ordering::SeqCst);
-        self.trim_aborted(&mut core, partition.slot, below)
+        let mut gone = Vec::new();
+        while let Some(base) = batches.key().and_then(|key| schema::base_of(key, partition.slot)) {
+            if base >= below || gone.len() > FEW_BATCHES {
+                break;
+            }
+            gone.push(base);
+            batches.next();
+        }
+        batches.status().map_err(failed)?;
+        Ok((gone, below))
     }
 }
 
