@@ -1,8 +1,10 @@
 //! Partitions that come and go.
 //!
+//! ```text
 //!     assigned -> opening -> at work -> closing -> gone
 //!                    ^          |
 //!                    +----------+  (after an abort, or a store that failed)
+//! ```
 //!
 //! G1: a revoked partition is answered for only when every transaction that touches it is decided
 //!     (protocol P4), so its next owner cannot overlap with this one.

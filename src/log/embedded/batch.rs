@@ -2,10 +2,12 @@
 //!
 //! All fixed numbers are little endian, `varint` is LEB128:
 //!
+//! ```text
 //!     version 1 | kind 1 | transaction 8 | timestamp 8 | cleaned 8 | records 4 | last delta 4
 //!     then per record:
 //!     gap varint | key length + 1 varint | key | value length + 1 varint | value | headers' bytes varint | headers
 //!     then per header: name length varint | name | value length varint | value
+//! ```
 //!
 //! The base offset stands in the entry's key alone, so that a batch is encoded before its place is known.
 //!

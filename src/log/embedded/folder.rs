@@ -1,8 +1,10 @@
 //! The log's folder: made for its user alone, and owned by one process at a time.
 //!
+//! ```text
 //!     <folder>/owner.lock   locked by the owner while it lives; its process id, for people
 //!     <folder>/log.id       the log's own id, as it stands in the database
 //!     <folder>/db/          RocksDB
+//! ```
 //!
 //! E8: one open log per folder; the system frees the lock when its process ends, however it ends.
 

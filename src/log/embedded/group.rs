@@ -1,8 +1,10 @@
 //! The coordinator of a group: who owns which partition, in which generation. No I/O, no threads.
 //!
+//! ```text
 //!     stable --join, leave, expel, new topic--> partitions that move are revoked from their owners
 //!       ^                                              |
 //!       '---- generation + 1, all are assigned <-- all of them are given back
+//! ```
 //!
 //! G1: a partition is assigned only when no member owns it; it is free when its owner has given it
 //!     back, has left or was expelled (L3).

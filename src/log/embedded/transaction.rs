@@ -2,9 +2,11 @@
 //! stable offset, decided. [`super::EmbeddedLog`]'s producers need only the short form in
 //! `producer.rs`; the steps are for faults: a holder that dies between two of them.
 //!
+//! ```text
 //!     begin --> undecided --decide(true)---> committed: its row goes, its offsets are the group's
 //!                 |    '----decide(false)--> aborted: its row stays while its records do
 //!                 '---------fence, producer, recover: aborted
+//! ```
 //!
 //! X1: readers of committed records never pass the first record of an undecided transaction, and
 //!     never see one of an aborted transaction, also after a crash.
