@@ -21,7 +21,7 @@ impl Usage {
     }
 
     /// What was used since the beginning.
-    pub(super) fn until_now(self) -> Usage {
+    pub(super) fn until_now(&self) -> Usage {
         Usage { cpu: cpu().saturating_sub(self.cpu), peak_bytes: peak() }
     }
 }
