@@ -1,6 +1,7 @@
 //! The configuration: every key with its default, and where a value came from.
 
 pub mod load;
+pub mod secret;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use secret::Secret;
 use units::{bytes, duration};
 
 /// Everything that can be set. Keys, defaults and meaning are those of `docs` and of `tidegate config show`.
@@ -23,6 +25,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// Where primary events come from.
     pub source: Source,
+    /// Where changes of the state go, beside the changelog.
+    pub output: Output,
     /// How they are processed.
     pub processing: Processing,
     /// Bounds of a cascade.
@@ -87,6 +91,8 @@ pub struct Source {
     pub format: Format,
     /// The upper 8 bits of every sequence, 0-255; never goes back.
     pub epoch: u8,
+    /// With `stamp = "header"`: how far above the greatest sequence so far of its epoch a record's may be.
+    pub max_jump: u64,
 }
 
 /// `source.stamp`
@@ -95,6 +101,10 @@ pub struct Source {
 pub enum StampSource {
     /// The record's offset: one topic with one partition.
     Offset,
+    /// The record's header `global_offset`: any number of topics and partitions.
+    Header,
+    /// The order in which one member, the sequencer, reads: any number of topics and partitions.
+    Arrival,
 }
 
 /// `source.format`
@@ -111,12 +121,34 @@ pub enum Format {
     Protobuf,
 }
 
+/// `[output]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// The topic; empty = none.
+    pub topic: String,
+    /// How changes are written.
+    pub format: OutputFormat,
+}
+
+/// `output.format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// One object each.
+    Json,
+    /// `tidegate.v1.StateChange`
+    Protobuf,
+}
+
 /// `[processing]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Processing {
     /// What a crash may do.
     pub guarantee: Guarantee,
+    /// What becomes of an event whose key holds a greater stamp already.
+    pub superseded: Superseded,
     /// The longest time from a finished event to the commit that carries it.
     #[serde(with = "duration")]
     pub commit_interval: Duration,
@@ -129,6 +161,8 @@ pub struct Processing {
     /// All that is read and not committed, in bytes; full = partitions pause.
     #[serde(with = "bytes")]
     pub max_buffered: usize,
+    /// Engine threads, each a member of the group.
+    pub threads: usize,
     /// How long a shutdown may take.
     #[serde(with = "duration")]
     pub shutdown_timeout: Duration,
@@ -143,6 +177,18 @@ pub struct Processing {
 pub enum Guarantee {
     /// State, children and progress in one transaction.
     ExactlyOnce,
+    /// No transactions: children, dead letters and handler calls may be doubled.
+    AtLeastOnce,
+}
+
+/// `processing.superseded`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Superseded {
+    /// Its handler runs and its children are spawned: they belong into the serial order.
+    Expand,
+    /// It is skipped; the state of other keys then depends on timing.
+    Drop,
 }
 
 /// `[cascade]`
@@ -217,6 +263,24 @@ pub struct Server {
     pub listen: String,
     /// The address under which other instances and people reach this one; empty = `listen`.
     pub advertised: String,
+    /// What every call of the API has to bring; empty = none.
+    pub token: Secret,
+    /// The file that has the token, instead of `token`.
+    pub token_file: PathBuf,
+    /// Whether `/metrics` asks for the token, too.
+    pub protect_metrics: bool,
+    /// HTTPS, where both files are set.
+    pub tls: ServerTls,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerTls {
+    /// The certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
 }
 
 impl Default for Application {
@@ -233,7 +297,19 @@ impl Default for Log {
 
 impl Default for Source {
     fn default() -> Self {
-        Source { topics: vec!["events".into()], stamp: StampSource::Offset, format: Format::Auto, epoch: 0 }
+        Source {
+            topics: vec!["events".into()],
+            stamp: StampSource::Offset,
+            format: Format::Auto,
+            epoch: 0,
+            max_jump: 10_000_000,
+        }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output { topic: String::new(), format: OutputFormat::Json }
     }
 }
 
@@ -241,11 +317,13 @@ impl Default for Processing {
     fn default() -> Self {
         Processing {
             guarantee: Guarantee::ExactlyOnce,
+            superseded: Superseded::Expand,
             commit_interval: Duration::from_millis(100),
             partitions: 16,
             replication_factor: 0,
             max_in_flight: 10_000,
             max_buffered: 256 << 20,
+            threads: 1,
             shutdown_timeout: Duration::from_secs(30),
             repartition_purge: Some(Duration::from_secs(30)),
         }

@@ -17,6 +17,7 @@ pub async fn status(State(front): State<Front>) -> Result<Json<Value>, ApiError>
     let status = instance.status();
     let guarantee = match instance.config().processing.guarantee {
         Guarantee::ExactlyOnce => "exactly_once",
+        Guarantee::AtLeastOnce => "at_least_once",
     };
     Ok(Json(json!({
         "application": status.application,

@@ -43,11 +43,12 @@ pub fn topics(verb: &TopicsVerb, output: Output) -> Result<(), CliError> {
 fn wanted(config: &Config) -> Vec<Wanted> {
     let topics = Topics::new(&config.application.id, &config.source.topics);
     let replication_factor = (config.processing.replication_factor > 0).then_some(config.processing.replication_factor);
-    let source = |name: &Arc<str>| match config.source.stamp {
-        StampSource::Offset => {
-            NewTopic { name: name.to_string(), partitions: 1, replication_factor, settings: Vec::new() }
-        }
+    let partitions = match config.source.stamp {
+        StampSource::Offset => 1,
+        StampSource::Header | StampSource::Arrival => config.processing.partitions,
     };
+    let source =
+        |name: &Arc<str>| NewTopic { name: name.to_string(), partitions, replication_factor, settings: Vec::new() };
     let sources = topics.sources.iter().map(|name| Wanted { topic: source(name), is_source: true });
     let internal = internal_topics(config, &topics).into_iter().map(|topic| Wanted { topic, is_source: false });
     sources.chain(internal).collect()

@@ -126,7 +126,7 @@ impl Checks<'_> {
                  partition; the alternatives for more are a sequence in every record (stamp = \"header\") and the \
                  order in which one member reads (stamp = \"arrival\"), both not available in this version",
             ),
-            StampSource::Offset => {}
+            _ => {}
         }
     }
 }
