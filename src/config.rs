@@ -107,6 +107,17 @@ pub enum StampSource {
     Arrival,
 }
 
+impl StampSource {
+    /// As the configuration writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StampSource::Offset => "offset",
+            StampSource::Header => "header",
+            StampSource::Arrival => "arrival",
+        }
+    }
+}
+
 /// `source.format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod commit;
 pub mod engine;
 mod housekeeping;
+pub mod judging;
 pub mod opening;
 mod thread;
 pub mod topology;
@@ -336,7 +337,12 @@ impl Starter {
                 engine.trouble("group", text);
             }
         };
-        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &report, &stopping);
+        let tell_sources = |partitions: Vec<TopicPartition>| {
+            if let Some(engine) = locked(&shared.engine).as_ref() {
+                engine.sources_are(partitions);
+            }
+        };
+        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &report, &tell_sources, &stopping);
     }
 
     fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {
@@ -350,6 +356,7 @@ impl Starter {
             config: Arc::clone(config),
             topics: self.shared.topics.clone(),
             topic_ids: topology.source_ids.clone(),
+            source_partitions: topology.source_partitions.clone(),
             producer_id: format!("{}-{}", config.application.id, uuid::Uuid::new_v4()),
             address: self.address.clone(),
             overlay_bytes: config.state.cache / 2,

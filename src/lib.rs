@@ -42,6 +42,7 @@ pub mod handler;
 // 2: the ends of the pipe, and what it is measured by
 pub mod sequencer;
 pub mod changelog;
+pub mod progress;
 pub mod reference;
 
 // 3: one partition

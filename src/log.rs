@@ -222,15 +222,20 @@ pub struct Join {
     pub client_id: String,
     /// Topics to share with the other members.
     pub topics: Vec<Arc<str>>,
-    /// Topics of `topics` whose record headers are wanted.
+    /// Topics that are not shared: whoever starts one of their partitions reads it (protocol P22).
+    pub unshared: Vec<Arc<str>>,
+    /// Topics whose record headers are wanted.
     pub with_headers: Vec<Arc<str>>,
 }
 
 /// This process's (or engine thread's) membership in the group. Its calls return at once and are
 /// carried out in order by the member's own thread.
 pub trait Member: Send + Sync {
-    /// Delivers the partition's records from `position` on, tagged with `epoch`.
+    /// Delivers the partition's records from `position` on, tagged with `epoch`. It has to be owned, or of
+    /// an unshared topic.
     fn start(&self, partition: TopicPartition, position: i64, epoch: u64);
+    /// Ends the delivery of partitions of unshared topics.
+    fn stop(&self, partitions: Vec<TopicPartition>);
     /// Stops delivery until [`Member::resume`]; nothing is skipped. What is already on its way still arrives.
     fn pause(&self, partitions: Vec<TopicPartition>);
     /// Goes on after [`Member::pause`].

@@ -3,13 +3,17 @@
 //! Q1: a source partition is sequenced in the order of its offsets, each record once per commit: its
 //!     position and what became of its records are in the same transaction.
 //! Q2: a record that is no event is a dead letter with its original bytes; it never stops the partition.
+//! Q3: a record whose sequence may be a mistake ([`stamps::Beyond`]) stops its partition until it is judged
+//!     (protocol P18); nothing behind it is taken.
 
 pub mod format;
+pub mod order;
+pub mod stamps;
 
 use std::sync::Arc;
 
 use crate::cause::Cause;
-use crate::config::Format;
+use crate::config;
 use crate::counts::Count;
 use crate::dead_letter::Reason;
 use crate::event::{Event, StampedEvent, encode_origin};
@@ -17,6 +21,8 @@ use crate::log::outbox::{MAX_VALUE, Outbox};
 use crate::log::{Record, TopicPartition};
 use crate::proto;
 use crate::stamp::{SEQUENCE_LIMIT, Stamp};
+use order::Runs;
+use stamps::{Beyond, Header};
 
 /// One source partition that this member reads.
 #[derive(Debug)]
@@ -29,65 +35,132 @@ pub struct Source {
     pub position: i64,
     /// The position last committed.
     pub committed: i64,
-    /// How records are read.
-    pub format: Format,
-    /// The upper 8 bits of every sequence.
-    pub epoch: u8,
+    /// The greatest sequence met in it, without the epoch.
+    greatest: Option<u64>,
 }
 
 impl Source {
-    /// Stamps the records and puts them, or their dead letters, into `outbox`.
-    pub fn sequence(&mut self, records: Vec<Record>, outbox: &mut Outbox) {
+    /// A partition whose next record is at `position`.
+    pub fn new(of: TopicPartition, topic_id: Arc<str>, position: i64) -> Source {
+        Source { of, topic_id, position, committed: position, greatest: None }
+    }
+}
+
+/// Stamps what an engine thread reads of the source topics.
+#[derive(Debug)]
+pub struct Sequencer {
+    config: config::Source,
+    /// With `header`: what a sequence is measured by.
+    header: Header,
+    /// With `arrival`: the order received.
+    runs: Runs,
+}
+
+impl Sequencer {
+    /// A sequencer that has met nothing yet.
+    pub fn new(config: &config::Source) -> Sequencer {
+        Sequencer { config: config.clone(), header: Header::new(config.max_jump), runs: Runs::default() }
+    }
+
+    /// What a record beyond the greatest sequence is measured by.
+    pub fn header(&mut self) -> &mut Header {
+        &mut self.header
+    }
+
+    /// The order received, with `arrival`.
+    pub fn runs(&mut self) -> &mut Runs {
+        &mut self.runs
+    }
+
+    /// Stamps the records and puts them, or their dead letters, into `outbox`. Gives the record that has
+    /// to be judged first, if there is one: the source stands at it (Q3).
+    pub fn sequence(&mut self, source: &mut Source, records: Vec<Record>, outbox: &mut Outbox) -> Option<Beyond> {
         for record in records {
-            if record.offset < self.position {
+            if record.offset < source.position {
                 continue;
             }
-            self.position = record.offset + 1;
-            match self.decode(&record) {
-                Ok(event) => self.route(event, record, outbox),
-                Err(reason) => self.refuse(record, &reason, outbox),
+            match self.stamp(source, &record) {
+                Ok(Some(stamp)) => match self.decode(&record) {
+                    Ok(event) => route(source, event, stamp, record, outbox),
+                    Err(reason) => refuse(source, record, &reason, outbox),
+                },
+                Ok(None) => source.position = record.offset + 1,
+                Err(Stop::Refused(reason)) => refuse(source, record, &reason, outbox),
+                Err(Stop::Beyond(beyond)) => return Some(beyond),
             }
+        }
+        None
+    }
+
+    /// How far a partition is sequenced, for `<app>-progress`.
+    pub fn progress(&self, source: &Source) -> proto::SourcePosition {
+        proto::SourcePosition {
+            topic: source.of.topic.to_string(),
+            topic_id: source.topic_id.to_string(),
+            partition: source.of.partition,
+            position: source.position,
+            epoch: u32::from(self.config.epoch),
+            stamp: self.config.stamp.as_str().to_owned(),
+            greatest: source.greatest,
         }
     }
 
-    /// How far this partition is sequenced, for `<app>-progress`.
-    pub fn progress(&self) -> proto::SourcePosition {
-        proto::SourcePosition {
-            topic: self.of.topic.to_string(),
-            topic_id: self.topic_id.to_string(),
-            partition: self.of.partition,
-            position: self.position,
-        }
+    /// The record's place in the serial order; `None` for a record that is no event at all.
+    fn stamp(&mut self, source: &mut Source, record: &Record) -> Result<Option<Stamp>, Stop> {
+        let offset = record.offset as u64;
+        let (sequence, generation) = match self.config.stamp {
+            config::StampSource::Offset if offset < SEQUENCE_LIMIT => (offset, 0),
+            config::StampSource::Offset => {
+                return Err(Stop::Refused(Reason::new(Cause::NoSequence, "the offset is not below 2^56")));
+            }
+            config::StampSource::Header => {
+                if stamps::is_mark(record) {
+                    return Ok(None);
+                }
+                let (sequence, generation) = stamps::of_headers(&record.headers).map_err(Stop::Refused)?;
+                self.header.admit(&source.of, record.offset, sequence)?;
+                source.greatest = source.greatest.max(Some(sequence));
+                (sequence, generation)
+            }
+            config::StampSource::Arrival => (self.runs.next(&source.of, record.offset), 0),
+        };
+        Ok(Some(Stamp { generation, ..Stamp::root(self.config.epoch, sequence) }))
     }
 
     fn decode(&self, record: &Record) -> Result<Event, Reason> {
-        if record.offset as u64 >= SEQUENCE_LIMIT {
-            return Err(Reason::new(Cause::NoSequence, "the offset is not below 2^56"));
-        }
-        format::decode(self.format, record.key.as_ref(), record.value.as_ref())
+        format::decode(self.config.format, record.key.as_ref(), record.value.as_ref())
             .map_err(|undecodable| Reason::new(undecodable.cause, undecodable.message))
     }
+}
 
-    fn route(&self, event: Event, record: Record, outbox: &mut Outbox) {
-        let stamp = Stamp::root(self.epoch, record.offset as u64);
-        let origin = encode_origin(&self.of.topic, self.of.partition, record.offset, record.timestamp_ms);
-        let stamped = StampedEvent { event, stamp, origin, retry: 0 };
-        let value = outbox.encode(&stamped);
-        if value.len() > MAX_VALUE {
-            let message = format!("{} bytes with its stamp; at most {MAX_VALUE} fit", value.len());
-            return self.refuse(record, &Reason::new(Cause::TooLarge, message), outbox);
-        }
-        outbox.counts.push(Count::produced(&stamped.stamp, 0));
-        outbox.route(stamped.event.key, value);
-    }
+/// Why a record is not stamped.
+pub enum Stop {
+    /// It never will be.
+    Refused(Reason),
+    /// Not before it is judged.
+    Beyond(Beyond),
+}
 
-    fn refuse(&self, record: Record, reason: &Reason, outbox: &mut Outbox) {
-        let origin = proto::Origin {
-            topic: self.of.topic.to_string(),
-            partition: self.of.partition,
-            offset: record.offset,
-            timestamp_ms: record.timestamp_ms,
-        };
-        outbox.refuse_record(record.key, record.value, reason, &origin);
+fn route(source: &mut Source, event: Event, stamp: Stamp, record: Record, outbox: &mut Outbox) {
+    let origin = encode_origin(&source.of.topic, source.of.partition, record.offset, record.timestamp_ms);
+    let stamped = StampedEvent { event, stamp, origin, retry: 0 };
+    let value = outbox.encode(&stamped);
+    if value.len() > MAX_VALUE {
+        let message = format!("{} bytes with its stamp; at most {MAX_VALUE} fit", value.len());
+        return refuse(source, record, &Reason::new(Cause::TooLarge, message), outbox);
     }
+    source.position = record.offset + 1;
+    outbox.counts.push(Count::produced(&stamped.stamp, 0));
+    outbox.route(stamped.event.key, value);
+}
+
+fn refuse(source: &mut Source, record: Record, reason: &Reason, outbox: &mut Outbox) {
+    source.position = record.offset + 1;
+    let origin = proto::Origin {
+        topic: source.of.topic.to_string(),
+        partition: source.of.partition,
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+    };
+    outbox.refuse_record(record.key, record.value, reason, &origin);
 }

@@ -15,6 +15,8 @@ pub struct Topics {
     pub dead_letter: Arc<str>,
     /// `<app>-progress`: counts per root and depth, one partition.
     pub progress: Arc<str>,
+    /// `<app>-order`: the order received, one partition; only with `source.stamp = "arrival"`.
+    pub order: Arc<str>,
 }
 
 impl Topics {
@@ -27,6 +29,7 @@ impl Topics {
             changelog: named("state-changelog"),
             dead_letter: named("dead-letter"),
             progress: named("progress"),
+            order: named("order"),
         }
     }
 }

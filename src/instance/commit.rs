@@ -23,6 +23,7 @@ use crate::log::{
     TopicPartition, Transaction,
 };
 use crate::proto;
+use crate::sequencer::order;
 use crate::task::overlay::Entries;
 use crate::topics::Topics;
 
@@ -81,6 +82,8 @@ pub struct Work {
     pub changes: Vec<(i32, Arc<Entries>, Option<Bytes>)>,
     /// How far source partitions were sequenced.
     pub sources: Vec<proto::SourcePosition>,
+    /// With `arrival`: the order received.
+    pub runs: Vec<proto::Run>,
     /// One for every partition touched (protocol P3).
     pub offsets: Vec<OffsetCommit>,
     /// Captured before the first outcome was taken in (protocol P2).
@@ -229,6 +232,10 @@ impl Committer {
             (!records.is_empty())
                 .then(|| Append { to: TopicPartition::new(&self.topics.changelog, partition), records })
         }));
+        let order = order::records(work.runs);
+        if !order.is_empty() {
+            appends.push(Append { to: TopicPartition::new(&self.topics.order, 0), records: order });
+        }
         if !progress.is_empty() {
             let records = progress.iter().map(progress_record).collect();
             appends.push(Append { to: TopicPartition::new(&self.topics.progress, 0), records });

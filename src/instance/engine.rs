@@ -11,6 +11,7 @@ mod assignment;
 mod committing;
 mod flow;
 mod questions;
+mod sources;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -30,7 +31,8 @@ use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
 use crate::metrics::{self, Outcome};
 use crate::proto::Origin;
-use crate::sequencer::Source;
+use crate::sequencer::Sequencer;
+use crate::sequencer::stamps::{Beyond, Judgement};
 use crate::store::schema::Checkpoint;
 use crate::store::{Store, StoreError};
 use crate::task::Task;
@@ -43,6 +45,7 @@ use crate::topics::Topics;
 use assignment::Revoking;
 use committing::{Committing, Composition};
 pub use questions::{Answered, Listing, Question, ThreadStatus};
+use sources::SourceSlot;
 
 /// The longest wait for a retry that a handler can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -75,6 +78,10 @@ pub enum Input {
     },
     /// How many changelog records an opening partition still misses.
     Remaining(i32, i64),
+    /// A record that a source partition stands at was judged; the epoch is that of [`Effect::Judge`].
+    Judged(Beyond, u64, Judgement),
+    /// The source topics have these partitions now.
+    Sources(Vec<TopicPartition>),
     /// Something about a part of the work is wrong, or (`None`) is well again.
     Trouble(String, Option<String>),
     /// A door wants to know something.
@@ -90,6 +97,8 @@ pub struct Opened {
     pub position: i64,
     /// The state of a task; `None` for a source partition.
     pub restored: Option<Restored>,
+    /// With `arrival`, for a source partition: the sequence that the next record received gets.
+    pub next_sequence: Option<u64>,
 }
 
 /// What an engine thread wants done. None of it may block the engine.
@@ -101,6 +110,8 @@ pub enum Effect {
     Commit(Box<Work>),
     /// Write this into a store; answer by [`Input::Flushed`].
     Flush(Flush),
+    /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`].
+    Judge(Beyond, u64),
     /// The engine cannot go on, for this reason.
     Fail(String),
 }
@@ -124,15 +135,6 @@ pub struct Flush {
     pub durable: bool,
 }
 
-/// A source partition at work.
-#[derive(Debug)]
-struct SourceSlot {
-    source: Source,
-    epoch: u64,
-    touched: bool,
-    paused: bool,
-}
-
 /// What an engine works with.
 pub struct Setting {
     /// The configuration.
@@ -141,6 +143,8 @@ pub struct Setting {
     pub topics: Topics,
     /// The id of each source topic, by name.
     pub topic_ids: BTreeMap<Arc<str>, Arc<str>>,
+    /// Every partition of the source topics.
+    pub source_partitions: Vec<TopicPartition>,
     /// The transactional id of this thread's producer.
     pub producer_id: String,
     /// Where this instance's HTTP answers.
@@ -157,6 +161,7 @@ pub struct Engine<C> {
     membership: Option<Membership>,
     tasks: BTreeMap<i32, Task>,
     sources: BTreeMap<TopicPartition, SourceSlot>,
+    sequencer: Sequencer,
     opening: BTreeMap<TopicPartition, assignment::Opening>,
     revoking: Option<Revoking>,
     composing: Composition,
@@ -164,6 +169,7 @@ pub struct Engine<C> {
     commits: u64,
     last_commit: Instant,
     last_flush: Instant,
+    last_renewal: Instant,
     epochs: u64,
     running: usize,
     buffered: usize,
@@ -179,6 +185,7 @@ impl<C: Calls> Engine<C> {
     /// An engine without any partition; `member` is where it asks for them to be delivered.
     pub fn new(setting: Setting, calls: C, member: Arc<dyn Member>, now: Instant) -> Engine<C> {
         let composing = Composition::new(setting.config.processing.partitions);
+        let sequencer = Sequencer::new(&setting.config.source);
         Engine {
             setting,
             calls,
@@ -186,6 +193,7 @@ impl<C: Calls> Engine<C> {
             membership: None,
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
+            sequencer,
             opening: BTreeMap::new(),
             revoking: None,
             composing,
@@ -193,6 +201,7 @@ impl<C: Calls> Engine<C> {
             commits: 0,
             last_commit: now,
             last_flush: now,
+            last_renewal: now,
             epochs: 0,
             running: 0,
             buffered: 0,
@@ -213,6 +222,8 @@ impl<C: Calls> Engine<C> {
             Input::Opened { of, epoch, opened } => self.opened(of, epoch, opened),
             Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result),
             Input::Remaining(partition, records) => self.remaining(partition, records),
+            Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
+            Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),
             Input::Question(question) => self.question(question, now),
             Input::Tick => self.retry_due(now),
@@ -240,14 +251,8 @@ impl<C: Calls> Engine<C> {
     }
 
     fn fetched(&mut self, fetched: Fetched, now: Instant) {
-        if let Some(slot) = self.sources.get_mut(&fetched.of) {
-            if slot.epoch == fetched.epoch {
-                metrics::events_received(&fetched.of.topic, fetched.records.len() as u64);
-                self.composing.touch(&self.membership);
-                slot.touched = true;
-                slot.source.sequence(fetched.records, &mut self.composing.outbox);
-            }
-            return;
+        if self.sources.contains_key(&fetched.of) {
+            return self.sequence(fetched);
         }
         let partition = fetched.of.partition;
         let is_current = |task: &Task| task.incarnation == fetched.epoch && !task.closing;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::config::Config;
 use crate::instance::engine::ThreadStatus;
+use crate::instance::topology::source_partitions;
 use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
 use crate::topics::Topics;
@@ -18,19 +19,19 @@ const STEP: Duration = Duration::from_millis(100);
 /// How often the lag is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
-/// Runs until `stopping`; `look` asks the engine how it is, `report` says how the log is.
+/// Runs until `stopping`; `look` asks the engine how it is, `report` says how the log is, `tell_sources` which
+/// partitions the source topics have now.
 pub(super) fn run(
     log: &Arc<dyn Log>,
     config: &Config,
     topics: &Topics,
     look: &dyn Fn() -> Option<ThreadStatus>,
     report: &dyn Fn(Option<String>),
+    tell_sources: &dyn Fn(Vec<TopicPartition>),
     stopping: &dyn Fn() -> bool,
 ) {
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
     let tasks: Vec<_> = tasks.collect();
-    let all: Vec<_> =
-        tasks.iter().cloned().chain(topics.sources.iter().map(|name| TopicPartition::new(name, 0))).collect();
     let (mut purged, mut measured) = (clock::now(), clock::now());
     while !stopping() {
         std::thread::sleep(STEP);
@@ -48,7 +49,11 @@ pub(super) fn run(
             }
             _ if measured.elapsed() >= MEASURE => {
                 measured = clock::now();
-                measure(log.as_ref(), &config.application.id, &all)
+                source_partitions(log.as_ref(), topics).and_then(|sources| {
+                    let all: Vec<_> = tasks.iter().chain(&sources).cloned().collect();
+                    tell_sources(sources);
+                    measure(log.as_ref(), &config.application.id, &all)
+                })
             }
             _ => continue,
         };

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::config::{self, StampSource};
 use crate::instance::commit::Mark;
-use crate::log::{Committed, Isolation, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
-use crate::proto;
+use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
+use crate::progress::{History, Until};
+use crate::sequencer::order;
 use crate::store::Stores;
 use crate::store::schema::Identity;
 use crate::task::restore::{self, Plan, RestoreError, Restored};
 use crate::topics::Topics;
-
-use prost::Message;
 
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
@@ -44,6 +44,8 @@ pub struct Opener {
     pub stores: Stores,
     /// The id of each source topic, by name.
     pub source_ids: BTreeMap<Arc<str>, Arc<str>>,
+    /// How primary events get their place.
+    pub source: config::Source,
     /// The changelog's id and `delete.retention.ms`.
     pub changelog_id: String,
     /// In milliseconds.
@@ -97,6 +99,16 @@ impl Opener {
             .collect();
         self.insist(&partitions[0], valid, || self.member.commit(&claims, membership))?;
         Ok(positions)
+    }
+
+    /// With `arrival`: the sequence that the next record received gets. Asked when the source partitions are
+    /// claimed, so that no former sequencer's transaction is undecided (protocol P22).
+    pub fn next_sequence(&self, valid: &dyn Fn() -> bool) -> Result<Option<u64>, OpenError> {
+        if self.source.stamp != StampSource::Arrival {
+            return Ok(None);
+        }
+        let of = TopicPartition::new(&self.topics.order, 0);
+        self.insist(&of, valid, || order::end(self.log.as_ref(), &of)).map(Some)
     }
 
     /// Restores the state of a claimed partition.
@@ -159,7 +171,7 @@ impl Opener {
         let known = match committed {
             Some(committed) => Some(committed.position),
             None if is_task => None,
-            None => self.insist(partition, valid, || self.sequenced(partition))?,
+            None => self.sequenced(partition, valid)?,
         };
         // What a source topic no longer holds is not waited for.
         if let Some(position) = known.filter(|position| *position < low) {
@@ -169,28 +181,12 @@ impl Opener {
     }
 
     /// How far `<app>-progress` says that a source partition was sequenced.
-    fn sequenced(&self, source: &TopicPartition) -> Result<Option<i64>, LogError> {
+    fn sequenced(&self, source: &TopicPartition, valid: &dyn Fn() -> bool) -> Result<Option<i64>, OpenError> {
         let progress = TopicPartition::new(&self.topics.progress, 0);
-        let ends = self.log.watermarks(&progress)?;
-        let mut reader = self.log.reader(&progress, ends.low, Isolation::ReadCommitted, false)?;
-        let mut position = None;
-        while reader.position() < ends.high {
-            for record in reader.next(RETRY)? {
-                let Some(Ok(record)) = record.value.map(proto::Progress::decode) else { continue };
-                let of_source = record.source_positions.into_iter();
-                let of_source = of_source.filter(|at| at.topic == *source.topic && at.partition == source.partition);
-                let Some(at) = of_source.into_iter().next_back() else { continue };
-                if self.source_ids.get(&source.topic).is_some_and(|id| **id != *at.topic_id) {
-                    return Err(LogError::Fatal(format!(
-                        "source topic {:?} is not the one that this application has read: it was deleted and created \
-                         again, and its offsets start over; use another application.id",
-                        &*source.topic
-                    )));
-                }
-                position = Some(at.position);
-            }
-        }
-        Ok(position)
+        let history = self.insist(source, valid, || History::read(self.log.as_ref(), &progress, Until::End))?;
+        history.allows(&self.source, &self.source_ids).map_err(|broken| OpenError::Fatal(broken.to_string()))?;
+        let id = self.source_ids.get(&source.topic).map_or("", |id| &**id);
+        Ok(history.position(source, id))
     }
 
     /// Tries until it succeeds, cannot, or is no longer wanted.

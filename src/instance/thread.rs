@@ -13,11 +13,13 @@ use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
 use super::commit::{Committer, Current, Mark, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
+use super::judging::Judge;
 use super::opening::{OpenError, Opener};
-use super::topology::Topology;
+use super::topology::{self, Topology};
 use crate::clock;
-use crate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
+use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use crate::metrics;
+use crate::sequencer::stamps::Beyond;
 use crate::store::Stores;
 
 /// Batches that may wait for the engine; beyond, the member's thread waits.
@@ -62,17 +64,19 @@ impl EngineThread {
         let current = Arc::new(Current::default());
         let topics = setting.topics.clone();
         let committer = Committer::new(Arc::clone(&log), topics, &group, &setting.producer_id, Arc::clone(&current))?;
-        let join = Join {
-            group: group.clone(),
-            client_id: setting.config.application.instance_id.clone(),
-            topics: setting.topics.sources.iter().chain([&setting.topics.repartition]).cloned().collect(),
-            with_headers: Vec::new(),
-        };
+        let join = topology::join(&setting.config, &setting.topics);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
         let report = inputs_in.clone();
+        let judge = Judge {
+            log: Arc::clone(&log),
+            topics: setting.topics.clone(),
+            group: group.clone(),
+            source: setting.config.source.clone(),
+        };
         let opener = Opener {
             log,
+            source: setting.config.source.clone(),
             member: Arc::clone(&member),
             topics: setting.topics.clone(),
             group,
@@ -93,6 +97,7 @@ impl EngineThread {
             works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
             flushes: spawn_flusher(inputs_in.clone()),
             opener: Arc::new(opener),
+            judge,
             inputs: inputs_in.clone(),
             left: Arc::clone(&left),
             current,
@@ -117,6 +122,11 @@ impl EngineThread {
     /// Something outside is wrong, or well again.
     pub(super) fn trouble(&self, what: &str, text: Option<String>) {
         let _ = self.questions.send(Input::Trouble(what.to_owned(), text));
+    }
+
+    /// The source topics have these partitions now.
+    pub(super) fn sources_are(&self, partitions: Vec<TopicPartition>) {
+        let _ = self.questions.send(Input::Sources(partitions));
     }
 
     /// Gives everything back, commits, leaves the group. Blocks.
@@ -151,10 +161,11 @@ struct Surroundings {
     works: Sender<(Work, u64)>,
     flushes: (Sender<Flush>, JoinHandle<()>),
     opener: Arc<Opener>,
+    judge: Judge,
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     current: Arc<Current>,
-    /// The openings that the engine still waits for: what was revoked meanwhile ends by itself, or it
+    /// The openings and judgements that the engine still waits for: what was revoked meanwhile ends by itself, or it
     /// would keep its store from the next opening of the partition.
     wanted: Arc<Mutex<BTreeSet<u64>>>,
 }
@@ -202,6 +213,7 @@ fn run(
                 Effect::Commit(work) => drop(surroundings.works.send((*work, surroundings.current.losses()))),
                 Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
+                Effect::Judge(beyond, epoch) => surroundings.judge(beyond, epoch),
                 Effect::Fail(reason) if !has_failed => {
                     has_failed = true;
                     failed(StartError::Failed(reason));
@@ -272,6 +284,19 @@ impl Surroundings {
         }
     }
 
+    /// Judges a record on a thread of its own.
+    fn judge(&self, beyond: Beyond, epoch: u64) {
+        let (judge, inputs, left) = (self.judge.clone(), self.inputs.clone(), Arc::clone(&self.left));
+        let wanted = Arc::clone(&self.wanted);
+        let decide = move || {
+            let waits = || wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(&epoch);
+            if let Some(judgement) = judge.wait(&beyond, &|| !left.load(Ordering::Acquire) && waits()) {
+                let _ = inputs.send(Input::Judged(beyond, epoch, judgement));
+            }
+        };
+        thread::Builder::new().name("judge".into()).spawn(decide).expect("the process can start a thread");
+    }
+
     /// Claims the partitions on a thread of its own, then restores the tasks among them, several at a
     /// time; each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
@@ -282,8 +307,13 @@ impl Surroundings {
             let valid = || !left.load(Ordering::Acquire) && partitions.iter().any(|(_, epoch)| waits(epoch));
             let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
             let claimed = opener.claim(&names, &membership, &valid);
-            let positions = match claimed {
-                Ok(positions) => positions,
+            let reads = partitions.iter().any(|(of, _)| of.topic != opener.topics.repartition);
+            let claimed = claimed.and_then(|positions| {
+                let next_sequence = if reads { opener.next_sequence(&valid)? } else { None };
+                Ok((positions, next_sequence))
+            });
+            let (positions, next_sequence) = match claimed {
+                Ok(claimed) => claimed,
                 Err(error) => {
                     // Not at once again: the group needs a moment to say what is whose.
                     thread::sleep(Duration::from_millis(100));
@@ -303,7 +333,8 @@ impl Surroundings {
                 .zip(positions)
                 .partition(|((of, _), _)| of.topic == opener.topics.repartition);
             for ((of, epoch), position) in sources {
-                let _ = inputs.send(Input::Opened { of, epoch, opened: Ok(Opened { position, restored: None }) });
+                let opened = Ok(Opened { position, restored: None, next_sequence });
+                let _ = inputs.send(Input::Opened { of, epoch, opened });
             }
             let tasks = Mutex::new(VecDeque::from(tasks));
             let restore_next = || {
@@ -316,7 +347,7 @@ impl Surroundings {
                     }
                     let opened = restored.map(|restored| {
                         let position = restored.done.low();
-                        Opened { position, restored: Some(restored) }
+                        Opened { position, restored: Some(restored), next_sequence: None }
                     });
                     let _ = inputs.send(Input::Opened { of, epoch, opened });
                 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::{Config, LogKind};
-use crate::log::{Log, LogError, NewTopic, TopicDescription};
+use crate::config::{Config, LogKind, StampSource};
+use crate::log::{Join, Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::progress::{History, Until};
 use crate::topics::Topics;
 
 /// Why an instance cannot work with the topics as they are.
@@ -23,6 +24,8 @@ pub enum TopologyError {
 pub struct Topology {
     /// The id of each source topic, by name.
     pub source_ids: BTreeMap<Arc<str>, Arc<str>>,
+    /// Every partition of the source topics.
+    pub source_partitions: Vec<TopicPartition>,
     /// The changelog's id.
     pub changelog_id: String,
     /// The changelog's `delete.retention.ms`, in milliseconds.
@@ -42,12 +45,30 @@ pub fn internal_topics(config: &Config, topics: &Topics) -> Vec<NewTopic> {
     let forever: &[(&str, &str)] = &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
     // A dead letter has to fit with its headers wherever its record came from.
     let dead_letter = [forever, &[("max.message.bytes", "2097152")]].concat();
-    vec![
+    let mut internal = vec![
         topic(&topics.repartition, partitions, forever),
         topic(&topics.changelog, partitions, &[("cleanup.policy", "compact")]),
         topic(&topics.dead_letter, partitions, &dead_letter),
         topic(&topics.progress, 1, forever),
-    ]
+    ];
+    if config.source.stamp == StampSource::Arrival {
+        internal.push(topic(&topics.order, 1, forever));
+    }
+    internal
+}
+
+/// How an engine thread joins the group: source topics are shared out with the tasks, except that with
+/// `arrival` one member, the sequencer, reads them all (protocol P22).
+pub fn join(config: &Config, topics: &Topics) -> Join {
+    let arrival = config.source.stamp == StampSource::Arrival;
+    let shared = if arrival { &[] } else { &topics.sources[..] };
+    Join {
+        group: config.application.id.clone(),
+        client_id: config.application.instance_id.clone(),
+        topics: shared.iter().chain([&topics.repartition]).cloned().collect(),
+        unshared: if arrival { topics.sources.clone() } else { Vec::new() },
+        with_headers: if config.source.stamp == StampSource::Header { topics.sources.clone() } else { Vec::new() },
+    }
 }
 
 /// Creates what is missing and checks the rest.
@@ -67,7 +88,7 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         log.create(&missing.map(create).collect::<Vec<_>>())?;
         found_sources = log.describe(&sources)?;
     }
-    let source_ids = check_sources(&topics.sources, found_sources)?;
+    let (source_ids, source_partitions) = check_sources(config, &topics.sources, found_sources)?;
     let found = log.describe(&names)?;
     let missing: Vec<_> =
         internal.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(topic, _)| topic.clone()).collect();
@@ -81,32 +102,59 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         };
         check_internal(wanted, found)?;
     }
+    let progress = TopicPartition::new(&topics.progress, 0);
+    History::read(log, &progress, Until::Stable)?
+        .allows(&config.source, &source_ids)
+        .map_err(|broken| TopologyError::Misconfigured(broken.to_string()))?;
     let changelog = found[1].as_ref().expect("checked above");
-    Ok(Topology { source_ids, changelog_id: changelog.id.clone(), delete_retention_ms: changelog.delete_retention_ms })
+    Ok(Topology {
+        source_ids,
+        source_partitions,
+        changelog_id: changelog.id.clone(),
+        delete_retention_ms: changelog.delete_retention_ms,
+    })
 }
 
+type Sources = (BTreeMap<Arc<str>, Arc<str>>, Vec<TopicPartition>);
+
 fn check_sources(
+    config: &Config,
     names: &[Arc<str>],
     found: Vec<Option<TopicDescription>>,
-) -> Result<BTreeMap<Arc<str>, Arc<str>>, TopologyError> {
-    let mut ids = BTreeMap::new();
+) -> Result<Sources, TopologyError> {
+    let (mut ids, mut partitions) = (BTreeMap::new(), Vec::new());
+    let one = config.source.stamp == StampSource::Offset;
     for (name, found) in names.iter().zip(found) {
         let Some(found) = found else {
+            let with_one = if one { " with one partition" } else { "" };
             return Err(TopologyError::Misconfigured(format!(
-                "source topic {name:?} does not exist; create it with one partition \
+                "source topic {name:?} does not exist; create it{with_one} \
                  (kafka-topics.sh --create --topic {name} --partitions 1), or set source.topics"
             )));
         };
-        if found.partitions != 1 {
+        if one && found.partitions != 1 {
             return Err(TopologyError::Misconfigured(format!(
                 "source topic {name:?} has {} partitions, but source.stamp = \"offset\" takes an event's place in the \
-                 order received from its offset, which only one partition gives; use a topic with one partition",
+                 order received from its offset, which only one partition gives; use a topic with one partition, or \
+                 source.stamp = \"header\" (each record brings its sequence) or \"arrival\" (one member reads them all)",
                 found.partitions
             )));
         }
         ids.insert(Arc::clone(name), Arc::from(found.id));
+        partitions.extend((0..found.partitions).map(|partition| TopicPartition::new(name, partition)));
     }
-    Ok(ids)
+    Ok((ids, partitions))
+}
+
+/// All partitions that the source topics have now; they may have been given more.
+pub fn source_partitions(log: &dyn Log, topics: &Topics) -> Result<Vec<TopicPartition>, LogError> {
+    let names: Vec<&str> = topics.sources.iter().map(|name| &**name).collect();
+    let found = log.describe(&names)?;
+    let of = |(name, found): (&Arc<str>, Option<TopicDescription>)| {
+        let count = found.map_or(0, |found| found.partitions);
+        (0..count).map(|partition| TopicPartition::new(name, partition)).collect::<Vec<_>>()
+    };
+    Ok(topics.sources.iter().zip(found).flat_map(of).collect())
 }
 
 fn check_internal(wanted: &NewTopic, found: &TopicDescription) -> Result<(), TopologyError> {

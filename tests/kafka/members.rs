@@ -118,6 +118,7 @@ fn watched(
         group: group.to_owned(),
         client_id: format!("{group}-{me}"),
         topics: vec![Arc::clone(topic)],
+        unshared: Vec::new(),
         with_headers: Vec::new(),
     };
     let sink = move |event: MemberEvent| match event {

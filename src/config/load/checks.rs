@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::super::{Config, LogKind, StampSource};
+use super::super::{Config, Guarantee, LogKind, StampSource};
 use super::keys::range;
 use crate::topics::Topics;
 
@@ -89,7 +89,7 @@ impl Checks<'_> {
     fn names(&mut self, config: &Config) {
         let id = &config.application.id;
         let topics = Topics::new(id, &[]);
-        let longest = [&topics.repartition, &topics.changelog, &topics.dead_letter, &topics.progress];
+        let longest = [&topics.repartition, &topics.changelog, &topics.dead_letter, &topics.progress, &topics.order];
         let longest = longest.iter().map(|name| name.len() - id.len()).max().unwrap_or(0);
         if let Err(what) = is_topic_name(id, MAX_TOPIC_BYTES - longest) {
             self.problem("application.id", &format!("{id:?}"), &format!("internal topics are named after it, {what}"));
@@ -113,7 +113,13 @@ impl Checks<'_> {
             if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
                 self.problem("source.topics", &value, &format!("{topic:?} is no topic's name, {what}"));
             }
-            let internal = [&internal.repartition, &internal.changelog, &internal.dead_letter, &internal.progress];
+            let internal = [
+                &internal.repartition,
+                &internal.changelog,
+                &internal.dead_letter,
+                &internal.progress,
+                &internal.order,
+            ];
             if internal.iter().any(|name| ***name == **topic) {
                 self.problem("source.topics", &value, &format!("{topic:?} is an internal topic of this application"));
             }
@@ -124,9 +130,24 @@ impl Checks<'_> {
                 &value,
                 "source.stamp = \"offset\" takes the order received from the offsets of exactly one topic with one \
                  partition; the alternatives for more are a sequence in every record (stamp = \"header\") and the \
-                 order in which one member reads (stamp = \"arrival\"), both not available in this version",
+                 order in which one member reads (stamp = \"arrival\")",
             ),
+            StampSource::Header | StampSource::Arrival if topics.is_empty() => {
+                self.problem("source.topics", &value, "at least one topic is needed");
+            }
             _ => {}
+        }
+        for (place, topic) in topics.iter().enumerate() {
+            if topics[..place].contains(topic) {
+                self.problem("source.topics", &value, &format!("{topic:?} is named twice"));
+            }
+        }
+        if config.source.stamp == StampSource::Arrival && config.processing.guarantee != Guarantee::ExactlyOnce {
+            self.problem(
+                "source.stamp",
+                &"\"arrival\"",
+                "the order received is written in transactions, so it needs processing.guarantee = \"exactly_once\"",
+            );
         }
     }
 }

@@ -9,7 +9,6 @@ use super::{PROPERTIES, flatten, shown, unflatten};
 
 /// Keys of the documented set whose subject does not exist yet, with the default where it is accepted.
 const LATER: &[(&str, Option<&str>)] = &[
-    ("source.max_jump", Some("10000000")),
     ("source.max_disorder", None),
     ("output.topic", Some("\"\"")),
     ("output.format", Some("\"json\"")),
@@ -33,11 +32,7 @@ const LATER: &[(&str, Option<&str>)] = &[
 ];
 
 /// Values of existing keys whose subject does not exist yet.
-const LATER_VALUES: &[(&str, &[&str])] = &[
-    ("source.stamp", &["header", "arrival"]),
-    ("processing.guarantee", &["at_least_once"]),
-    ("handler.kind", &["grpc"]),
-];
+const LATER_VALUES: &[(&str, &[&str])] = &[("processing.guarantee", &["at_least_once"]), ("handler.kind", &["grpc"])];
 
 /// Ranges in words, where the type alone does not tell them.
 const RANGES: &[(&str, &str)] = &[

@@ -126,7 +126,7 @@ fn wrong_values_say_what_is_allowed() {
     fails(flag("application.id", "a/b"), &["application.id = \"a/b\"", "a-z"]);
     fails(flag("application.id", &"a".repeat(240)), &["1 to 230"]);
     fails(flag("log.kind", "kafka"), &["kafka.bootstrap_servers", "needs the address of a broker"]);
-    fails(flag("source.topics", "a,b"), &["exactly one topic", "header", "arrival", "not available in this version"]);
+    fails(flag("source.topics", "a,b"), &["exactly one topic", "header", "arrival"]);
     fails(flag("source.topics", "tidegate-progress"), &["internal topic"]);
     fails(flag("server.listen", "8080"), &["host:port"]);
 }
@@ -148,8 +148,6 @@ fn broken_files_are_named_with_the_line() {
 #[test]
 fn what_does_not_exist_yet_is_not_unknown() {
     for (key, value) in [
-        ("source.stamp", "header"),
-        ("source.stamp", "arrival"),
         ("processing.guarantee", "at_least_once"),
         ("processing.superseded", "drop"),
         ("processing.threads", "2"),
@@ -167,7 +165,6 @@ fn what_does_not_exist_yet_is_not_unknown() {
         ("processing.superseded", "expand"),
         ("processing.threads", "1"),
         ("state.marker_retention", "24h"),
-        ("source.max_jump", "10000000"),
         ("server.token", ""),
         ("server.protect_metrics", "false"),
     ] {

@@ -14,14 +14,16 @@ use std::collections::BTreeSet;
 
 use crossbeam_channel::Sender;
 
-use super::{Effect, Engine, Opened, SourceSlot};
+use super::{Effect, Engine, Opened};
 use crate::instance::calls::Calls;
 use crate::instance::opening::OpenError;
 use crate::log::{MemberEvent, Membership, TopicPartition};
 use crate::metrics;
-use crate::sequencer::Source;
 use crate::store::StoreError;
 use crate::task::Task;
+
+/// The sequencer of `arrival` is the member that owns this partition of the repartition topic (protocol P22).
+pub(super) const SEQUENCERS_PARTITION: i32 = 0;
 
 /// A partition that is being claimed and restored.
 #[derive(Debug)]
@@ -70,10 +72,15 @@ impl<C: Calls> Engine<C> {
         }
         self.membership = Some(membership);
         for of in partitions {
-            self.epochs += 1;
-            self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held: None });
+            self.opens(of, None);
         }
         self.ask_to_open();
+    }
+
+    /// The partition is to be claimed; `held` is the position that this thread committed last.
+    pub(super) fn opens(&mut self, of: TopicPartition, held: Option<i64>) {
+        self.epochs += 1;
+        self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held });
     }
 
     /// Asks for every partition that waits for it, all in one claim; not while a transaction is under
@@ -119,20 +126,20 @@ impl<C: Calls> Engine<C> {
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
             let task = Task::new(of.partition, epoch, restored.store, restored.done);
             self.tasks.insert(of.partition, task);
+            if of.partition == SEQUENCERS_PARTITION && self.reads_by_hand() {
+                self.open_sources();
+            }
         } else {
-            tracing::info!(source = %of, position, "source running");
-            let topic_id = self.setting.topic_ids.get(&of.topic).cloned().unwrap_or_default();
-            let config = &self.setting.config.source;
-            let (format, epoch_bits) = (config.format, config.epoch);
-            let source = Source { of: of.clone(), topic_id, position, committed: position, format, epoch: epoch_bits };
-            self.sources.insert(of.clone(), SourceSlot { source, epoch, touched: false, paused: false });
+            self.start_source(&of, epoch, position, opened.next_sequence);
         }
         self.member.start(of, position, epoch);
     }
 
-    fn revoked(&mut self, partitions: Vec<TopicPartition>, done: Sender<()>) {
+    fn revoked(&mut self, mut partitions: Vec<TopicPartition>, done: Sender<()>) {
         metrics::rebalanced("revoked");
         tracing::info!(partitions = ?names(&partitions), "revoked");
+        // The sources that are read by hand go with the task that the sequencer sits by.
+        partitions.extend(self.go_with(&partitions));
         let mut dropped = Vec::new();
         for of in &partitions {
             let held = self.opening.remove(of).and_then(|opening| opening.held);
@@ -157,7 +164,7 @@ impl<C: Calls> Engine<C> {
     fn lost(&mut self, partitions: &[TopicPartition]) {
         metrics::rebalanced("lost");
         tracing::warn!(partitions = ?names(partitions), "lost: another instance may own them already");
-        for of in partitions {
+        for of in self.go_with(partitions).iter().chain(partitions) {
             self.opening.remove(of);
             self.drop_partition(of);
         }
@@ -171,8 +178,13 @@ impl<C: Calls> Engine<C> {
         let tasks =
             self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
         let owned: Vec<_> = tasks.chain(self.sources.keys().cloned()).collect();
+        self.sequencer.runs().forget();
         for of in owned {
             self.reopen(of);
+        }
+        if self.reads_by_hand() {
+            // They are opened when the task is that the sequencer sits by.
+            self.opening.retain(|of, _| of.topic == self.setting.topics.repartition);
         }
         // Also what was in nobody's queue at this moment.
         self.buffered = 0;
@@ -185,10 +197,7 @@ impl<C: Calls> Engine<C> {
         self.drop_partition(&of);
         match self.revoking.as_mut().filter(|revoking| revoking.partitions.contains(&of)) {
             Some(revoking) => revoking.dropped.extend(held.map(|position| (of, position))),
-            None => {
-                self.epochs += 1;
-                self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held });
-            }
+            None => self.opens(of, held),
         }
     }
 
@@ -211,7 +220,10 @@ impl<C: Calls> Engine<C> {
 
     fn drop_partition(&mut self, of: &TopicPartition) {
         metrics::forget_partition(&of.topic, of.partition);
-        if self.sources.remove(of).is_some() || *of.topic != *self.setting.topics.repartition {
+        if self.sources.remove(of).is_some() && self.reads_by_hand() {
+            self.member.stop(vec![of.clone()]);
+        }
+        if *of.topic != *self.setting.topics.repartition {
             return;
         }
         if let Some(task) = self.tasks.remove(&of.partition) {
@@ -244,9 +256,9 @@ impl<C: Calls> Engine<C> {
         }
     }
 
-    /// The epochs of the openings that are still waited for.
+    /// The epochs of the openings and judgements that are still waited for.
     pub fn opening_epochs(&self) -> BTreeSet<u64> {
-        self.opening.values().map(|opening| opening.epoch).collect()
+        self.opening.values().map(|opening| opening.epoch).chain(self.judging_epochs()).collect()
     }
 
     /// Whether nothing is owned, opened or under way any more.

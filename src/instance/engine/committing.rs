@@ -114,6 +114,7 @@ impl<C: Calls> Engine<C> {
             return;
         }
         self.flush_if_due(now);
+        self.renew_positions_if_due(now);
         let waited = now.saturating_duration_since(self.last_commit);
         let due = waited >= self.setting.config.processing.commit_interval || self.composing.outbox.bytes > LARGE;
         let releases = self.revoking.is_some();
@@ -147,6 +148,7 @@ impl<C: Calls> Engine<C> {
             outbox: std::mem::take(&mut composition.outbox),
             changes: Vec::new(),
             sources: Vec::new(),
+            runs: self.sequencer.runs().take(),
             offsets: Vec::new(),
             membership,
             ends_of: Vec::new(),
@@ -182,7 +184,7 @@ impl<C: Calls> Engine<C> {
                 continue;
             }
             if slot.touched {
-                work.sources.push(slot.source.progress());
+                work.sources.push(self.sequencer.progress(&slot.source));
             }
             slot.touched = false;
             work.offsets.push(OffsetCommit { of: of.clone(), position: slot.source.position, metadata: mark(of) });

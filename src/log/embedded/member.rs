@@ -2,7 +2,7 @@
 //! and delivers records, one thing after the other, so that what it tells is in order.
 //!
 //! M1: the thread looks for an order and for commands before each delivery; a cursor exists only
-//!     between `start` and the revoke of an owned partition (L1).
+//!     between `start` and the revoke of an owned partition, or the stop of an unshared one (L1).
 //! M2: what is revoked is given back to the coordinator only after the engine has dropped `done` (L3).
 //! M3: it waits for the bell alone: no polling, no sleeping (E3).
 
@@ -34,6 +34,7 @@ struct Desk {
 
 enum Command {
     Start(TopicPartition, i64, u64),
+    Stop(Vec<TopicPartition>),
     Pause(Vec<TopicPartition>),
     Resume(Vec<TopicPartition>),
 }
@@ -75,6 +76,10 @@ impl EmbeddedMember {
 impl Member for EmbeddedMember {
     fn start(&self, partition: TopicPartition, position: i64, epoch: u64) {
         self.desk.put(Command::Start(partition, position, epoch));
+    }
+
+    fn stop(&self, partitions: Vec<TopicPartition>) {
+        self.desk.put(Command::Stop(partitions));
     }
 
     fn pause(&self, partitions: Vec<TopicPartition>) {
@@ -193,6 +198,7 @@ impl Worker {
         for command in commands {
             match command {
                 Command::Start(of, position, epoch) => self.start(of, position, epoch),
+                Command::Stop(partitions) => self.cursors.retain(|cursor| !partitions.contains(&cursor.of)),
                 Command::Pause(partitions) => self.set_paused(&partitions, true),
                 Command::Resume(partitions) => self.set_paused(&partitions, false),
             }
@@ -202,7 +208,7 @@ impl Worker {
     /// A start that was asked for before the partition was revoked is too late (M1).
     fn start(&mut self, of: TopicPartition, position: i64, epoch: u64) {
         self.cursors.retain(|cursor| cursor.of != of);
-        if !self.owned.contains(&of) {
+        if !self.owned.contains(&of) && !self.join.unshared.contains(&of.topic) {
             return;
         }
         match self.desk.shared.place(&of) {

@@ -58,6 +58,16 @@ impl Group {
         lock(&self.owned).get_mut(of).map(|slot| *slot = epoch).is_some()
     }
 
+    /// Owns a partition that no group assigns.
+    pub fn take(&self, of: &TopicPartition) {
+        lock(&self.owned).entry(of.clone()).or_default();
+    }
+
+    /// Ends that; false when it was not owned.
+    pub fn drop_partition(&self, of: &TopicPartition) -> bool {
+        lock(&self.owned).remove(of).is_some()
+    }
+
     /// Runs a commit while neither membership nor ownership can change (G3).
     pub fn while_member(
         &self,

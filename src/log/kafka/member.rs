@@ -5,6 +5,8 @@
 //!     fetched again from the start's position.
 //! M3: a record that cannot be read stops its partition and is told; nothing after it is delivered.
 //! M4: the thread runs no code of others but the sink.
+//! M5: unshared topics have a handle and a thread of their own: what is assigned there by hand never mixes with what the
+//!     group assigns.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +34,7 @@ const SEEK: Duration = Duration::from_secs(5);
 
 enum Command {
     Start(TopicPartition, i64, u64),
+    Stop(Vec<TopicPartition>),
     Pause(Vec<TopicPartition>),
     Resume(Vec<TopicPartition>),
     Leave,
@@ -39,9 +42,17 @@ enum Command {
 
 /// A member of the group.
 pub struct KafkaMember {
-    client: Arc<Client>,
     watch: Arc<Watch>,
     group: Arc<Group>,
+    shared: Polling,
+    /// Reads unshared topics, where there are any (M5).
+    unshared: Option<Polling>,
+    unshared_topics: Vec<Arc<str>>,
+}
+
+/// A handle with the thread that polls it.
+struct Polling {
+    client: Arc<Client>,
     commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -55,24 +66,72 @@ impl KafkaMember {
         let settings = settings::member(options, &join.group, &join.client_id);
         let rebalance = on_rebalance(Arc::clone(&group), Arc::clone(&sink));
         let client = Client::open(true, &settings, Arc::clone(&watch), Some(rebalance)).map_err(LogError::Fatal)?;
-        let client = Arc::new(client);
         client.subscribe(&join.topics).map_err(|failure| LogError::Fatal(failure.text))?;
+        let part = Part { watch: Arc::clone(&watch), group: Arc::clone(&group), by_hand: false };
+        let shared = Polling::start(options, &join, part, client, Arc::clone(&sink))?;
+        let unshared = if join.unshared.is_empty() {
+            None
+        } else {
+            let watch = Arc::new(Watch::new(&format!("{} by hand", join.client_id)));
+            let client = Client::open(true, &settings, Arc::clone(&watch), None).map_err(LogError::Fatal)?;
+            let part = Part { watch, group: Arc::new(Group::new(&join.unshared)), by_hand: true };
+            Some(Polling::start(options, &join, part, client, sink)?)
+        };
+        Ok(KafkaMember { watch, group, shared, unshared, unshared_topics: join.unshared })
+    }
+
+    fn of(&self, topic: &Arc<str>) -> &Polling {
+        self.unshared.as_ref().filter(|_| self.unshared_topics.contains(topic)).unwrap_or(&self.shared)
+    }
+
+    /// Each partition's command goes where it is polled.
+    fn send(&self, partitions: Vec<TopicPartition>, command: fn(Vec<TopicPartition>) -> Command) {
+        let (unshared, shared): (Vec<_>, Vec<_>) =
+            partitions.into_iter().partition(|of| self.unshared_topics.contains(&of.topic));
+        if !shared.is_empty() {
+            self.shared.send(command(shared));
+        }
+        if let Some(polling) = self.unshared.as_ref().filter(|_| !unshared.is_empty()) {
+            polling.send(command(unshared));
+        }
+    }
+}
+
+/// What tells the two threads of a member apart.
+struct Part {
+    watch: Arc<Watch>,
+    group: Arc<Group>,
+    by_hand: bool,
+}
+
+impl Polling {
+    fn start(
+        options: &KafkaOptions,
+        join: &Join,
+        part: Part,
+        client: Client,
+        sink: SharedSink,
+    ) -> Result<Polling, LogError> {
+        let client = Arc::new(client);
         let (commands, received) = unbounded();
+        let Part { watch, group, by_hand } = part;
         let poller = Poller {
             client: Arc::clone(&client),
-            watch: Arc::clone(&watch),
-            group: Arc::clone(&group),
+            watch,
+            group,
+            by_hand,
             sink,
             commands: received,
-            with_headers: join.with_headers,
+            with_headers: join.with_headers.clone(),
             arena: Arena::default(),
             told: HashSet::new(),
             next: HashMap::new(),
             call_timeout: options.call_timeout,
         };
-        let thread = std::thread::Builder::new().name(format!("member-{}", join.client_id)).spawn(move || poller.run());
+        let kind = if by_hand { "reads" } else { "member" };
+        let thread = std::thread::Builder::new().name(format!("{kind}-{}", join.client_id)).spawn(move || poller.run());
         let thread = thread.map_err(|error| LogError::Retriable(format!("no thread for the member: {error}")))?;
-        Ok(KafkaMember { client, watch, group, commands, thread: Mutex::new(Some(thread)) })
+        Ok(Polling { client, commands, thread: Mutex::new(Some(thread)) })
     }
 
     fn send(&self, command: Command) {
@@ -80,26 +139,38 @@ impl KafkaMember {
         let _ = self.commands.send(command);
         self.client.wake();
     }
+
+    fn leave(&self) {
+        self.send(Command::Leave);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a thread of the member has panicked");
+        }
+    }
 }
 
 impl Member for KafkaMember {
     fn start(&self, partition: TopicPartition, position: i64, epoch: u64) {
-        self.send(Command::Start(partition, position, epoch));
+        self.of(&partition.topic).send(Command::Start(partition, position, epoch));
+    }
+
+    fn stop(&self, partitions: Vec<TopicPartition>) {
+        self.send(partitions, Command::Stop);
     }
 
     fn pause(&self, partitions: Vec<TopicPartition>) {
-        self.send(Command::Pause(partitions));
+        self.send(partitions, Command::Pause);
     }
 
     fn resume(&self, partitions: Vec<TopicPartition>) {
-        self.send(Command::Resume(partitions));
+        self.send(partitions, Command::Resume);
     }
 
     fn commit(&self, offsets: &[OffsetCommit], membership: &Membership) -> Result<(), LogError> {
         self.group.while_member(offsets, membership, || {
             let list = offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
             let explain = |code: Code, text: &str| log_error(code, self.watch.explain(&format!("commit: {text}")));
-            let committed = self.client.commit(list).map_err(|failure| explain(failure.code, &failure.text))?;
+            let committed = self.shared.client.commit(list).map_err(|failure| explain(failure.code, &failure.text))?;
             match committed.iter().find(|e| e.code != Code::NoError) {
                 Some(e) => Err(explain(e.code, &format!("{}-{}: {}", e.topic, e.partition, e.code))),
                 None => Ok(()),
@@ -108,17 +179,19 @@ impl Member for KafkaMember {
     }
 
     fn leave(&self) {
-        self.send(Command::Leave);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the member's thread has panicked");
+        self.shared.leave();
+        if let Some(unshared) = &self.unshared {
+            unshared.leave();
         }
     }
 }
 
 impl Drop for KafkaMember {
     fn drop(&mut self) {
-        self.send(Command::Leave);
+        self.shared.send(Command::Leave);
+        if let Some(unshared) = &self.unshared {
+            unshared.send(Command::Leave);
+        }
     }
 }
 
@@ -126,6 +199,8 @@ struct Poller {
     client: Arc<Client>,
     watch: Arc<Watch>,
     group: Arc<Group>,
+    /// Partitions are assigned by commands, not by the group (M5).
+    by_hand: bool,
     sink: SharedSink,
     commands: Receiver<Command>,
     with_headers: Vec<Arc<str>>,
@@ -181,6 +256,7 @@ impl Poller {
                     }
                     starts.push((of, position, epoch));
                 }
+                Command::Stop(partitions) => self.let_go(&partitions),
                 Command::Pause(partitions) => self.pause(&partitions, true),
                 Command::Resume(partitions) => self.pause(&partitions, false),
                 Command::Leave => {
@@ -196,6 +272,9 @@ impl Poller {
     fn start(&mut self, starts: Vec<(TopicPartition, i64, u64)>) {
         let mut positions = Vec::with_capacity(starts.len());
         for (of, position, epoch) in starts {
+            if self.by_hand {
+                self.group.take(&of);
+            }
             if self.group.set_epoch(&of, Some(epoch)) {
                 self.next.insert(of.clone(), position);
                 positions.push((of, position));
@@ -204,23 +283,36 @@ impl Poller {
         if positions.is_empty() {
             return;
         }
-        let elements = self.client.seek(&positions, SEEK);
+        // What is not assigned yet cannot be moved.
+        let elements = (!self.by_hand).then(|| self.client.seek(&positions, SEEK));
         let good = |of: &TopicPartition| match &elements {
-            Ok(all) => {
+            Some(Ok(all)) => {
                 all.iter().any(|e| e.code == Code::NoError && e.partition == of.partition && *e.topic == *of.topic)
             }
-            Err(_) => false,
+            Some(Err(_)) | None => false,
         };
         for position in positions.iter().filter(|(of, _)| !good(of)) {
             // A partition that stopped after an error cannot be moved, only taken up anew.
             let one = std::slice::from_ref(position);
-            let again = self.client.assign_less(one).and_then(|()| self.client.assign_more(one));
+            let taken_back = self.client.assign_less(one);
+            let again = if self.by_hand { Ok(()) } else { taken_back };
+            let again = again.and_then(|()| self.client.assign_more(one));
             if let Err(failure) = again {
                 self.trouble(failure.code, Some(&position.0), &format!("start at {}: {}", position.1, failure.text));
             }
         }
         if let Err(failure) = self.client.pause(&positions, false) {
             self.trouble(failure.code, None, &format!("resume: {}", failure.text));
+        }
+    }
+
+    /// Partitions that were assigned by hand are read no more.
+    fn let_go(&mut self, partitions: &[TopicPartition]) {
+        for of in partitions.iter().filter(|of| self.by_hand && self.group.drop_partition(of)) {
+            self.next.remove(of);
+            if let Err(failure) = self.client.assign_less(&[(of.clone(), -1001)]) {
+                tracing::warn!(%of, "unassign: {}", failure.text);
+            }
         }
     }
 

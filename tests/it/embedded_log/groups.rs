@@ -52,6 +52,7 @@ impl Engine {
             group: group.to_owned(),
             client_id: format!("engine-{number}"),
             topics: topics.iter().map(|topic| Arc::from(*topic)).collect(),
+            unshared: Vec::new(),
             with_headers: Vec::new(),
         };
         let member = log.join(join, Box::new(sink)).expect("joined");
@@ -200,7 +201,17 @@ fn a_revoked_partition_moves_only_after_the_answer() {
     let (sender, events) = crossbeam_channel::unbounded();
     let join = |client: &str, sink| {
         let topics = vec![Arc::from("t")];
-        log.join(Join { group: "g".into(), client_id: client.into(), topics, with_headers: Vec::new() }, sink).unwrap()
+        log.join(
+            Join {
+                group: "g".into(),
+                client_id: client.into(),
+                topics,
+                unshared: Vec::new(),
+                with_headers: Vec::new(),
+            },
+            sink,
+        )
+        .unwrap()
     };
     let slow = join("slow", Box::new(move |event| drop(sender.send(event))));
     let MemberEvent::Assigned { partitions, membership } = events.recv_timeout(LONG).unwrap() else { panic!() };
@@ -326,7 +337,13 @@ fn nothing_is_lost_or_doubled_over_rebalances() {
             }
         };
         let topics = vec![Arc::from("t")];
-        let join = Join { group: "g".into(), client_id: format!("m{number}"), topics, with_headers: Vec::new() };
+        let join = Join {
+            group: "g".into(),
+            client_id: format!("m{number}"),
+            topics,
+            unshared: Vec::new(),
+            with_headers: Vec::new(),
+        };
         let joined = log.join(join, Box::new(sink)).unwrap();
         member.set(Arc::clone(&joined)).ok();
         joined

@@ -45,7 +45,8 @@ fn append_and_read() {
     rate("read", since);
     let (sender, events) = crossbeam_channel::bounded(16);
     let topics = vec![Arc::from("t")];
-    let join = Join { group: "g".into(), client_id: "m".into(), topics, with_headers: Vec::new() };
+    let join =
+        Join { group: "g".into(), client_id: "m".into(), topics, unshared: Vec::new(), with_headers: Vec::new() };
     let member = log.join(join, Box::new(move |event| drop(sender.send(event)))).unwrap();
     let MemberEvent::Assigned { partitions, .. } = events.recv().unwrap() else { panic!() };
     let since = Instant::now();

@@ -1,0 +1,192 @@
+//! What `<app>-progress` says about the past: how far source partitions were sequenced, and under which settings.
+//!
+//! H1: only the application's own records tell whether it starts for the first time; the group's positions
+//!     expire (protocol P17, P23).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::clock;
+use crate::config;
+use crate::event::{DecodeError, FORMAT_VERSION};
+use crate::log::{Isolation, Log, LogError, TopicPartition};
+use crate::proto;
+use crate::stamp::SEQUENCE_LIMIT;
+
+/// How long a read waits for records before it looks again.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What was told of the source partitions so far.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The last word about each.
+    positions: BTreeMap<(String, i32), proto::SourcePosition>,
+    /// The greatest sequence of each epoch, with `stamp = "header"`.
+    greatest: BTreeMap<u32, u64>,
+}
+
+/// Why the past does not go with the configuration. The message names the key and the next step.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Break(String);
+
+/// Reads a record of `<app>-progress`.
+///
+/// # Errors
+/// One that is not ours, or newer than this build.
+pub fn decode(value: Option<Bytes>) -> Result<proto::Progress, DecodeError> {
+    let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
+    let progress = proto::Progress::decode(value)?;
+    if progress.format_version > FORMAT_VERSION {
+        return Err(DecodeError::Newer(progress.format_version));
+    }
+    Ok(progress)
+}
+
+/// How far back a look at the past has to be sure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// All that can be decided at this moment; what an undecided transaction holds up is left out.
+    Stable,
+    /// Everything that the topic holds now; undecided transactions are waited for.
+    End,
+}
+
+/// How long [`Until::Stable`] takes silence for the end.
+const SILENCE: Duration = Duration::from_secs(1);
+
+impl History {
+    /// Reads the whole topic.
+    ///
+    /// # Errors
+    /// What the log says; [`LogError::Fatal`] for a record that cannot be read.
+    pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
+        let ends = log.watermarks(of)?;
+        let mut history = History::default();
+        let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, false)?;
+        let mut heard = clock::now();
+        while reader.position() < ends.high && (until == Until::End || heard.elapsed() < SILENCE) {
+            for record in reader.next(POLL)? {
+                heard = clock::now();
+                let offset = record.offset;
+                let progress = decode(record.value).map_err(|error| {
+                    LogError::Fatal(format!("{of} at offset {offset} is no record of progress: {error}"))
+                })?;
+                progress.source_positions.into_iter().for_each(|at| history.take(at));
+            }
+        }
+        Ok(history)
+    }
+
+    fn take(&mut self, at: proto::SourcePosition) {
+        if let Some(sequence) = at.greatest {
+            let greatest = self.greatest.entry(at.epoch).or_default();
+            *greatest = sequence.max(*greatest);
+        }
+        self.positions.insert((at.topic.clone(), at.partition), at);
+    }
+
+    /// The greatest sequence of an epoch, without the epoch.
+    pub fn greatest(&self, epoch: u8) -> Option<u64> {
+        self.greatest.get(&u32::from(epoch)).copied().filter(|sequence| *sequence < SEQUENCE_LIMIT)
+    }
+
+    /// Where a partition is to be read on, if it was ever read; 0 for a topic that was created anew under a
+    /// higher epoch. `topic_id` is that of the topic now.
+    pub fn position(&self, of: &TopicPartition, topic_id: &str) -> Option<i64> {
+        let at = self.positions.get(&(of.topic.to_string(), of.partition))?;
+        Some(if at.topic_id == topic_id { at.position } else { 0 })
+    }
+
+    /// Whether the application may go on with this configuration. `topic_ids` are those of the source topics now.
+    ///
+    /// # Errors
+    /// [`Break`], where its order would turn around: epoch or stamp source going back, or a source topic that
+    /// was created anew and starts its offsets over.
+    pub fn allows(&self, config: &config::Source, topic_ids: &BTreeMap<Arc<str>, Arc<str>>) -> Result<(), Break> {
+        let epoch = u32::from(config.epoch);
+        let highest = self.positions.values().map(|at| at.epoch).max().unwrap_or(epoch);
+        if epoch < highest {
+            return Err(Break(format!(
+                "source.epoch = {epoch}, but this application has already received events of epoch {highest}: every new \
+                 event would be older than the state; set source.epoch = {highest} or higher"
+            )));
+        }
+        for at in self.positions.values().filter(|at| at.epoch == epoch) {
+            let stamp = if at.stamp.is_empty() { "offset" } else { &at.stamp };
+            if stamp != config.stamp.as_str() {
+                return Err(Break(format!(
+                    "source.stamp = {:?}, but this application's events have their order from {stamp:?} so far, and the \
+                     two orders cannot be compared; set source.stamp = {stamp:?}, or raise source.epoch (now {epoch}) so \
+                     that all that comes counts as later than all that was",
+                    config.stamp.as_str()
+                )));
+            }
+            let renewed = topic_ids.get(at.topic.as_str()).is_some_and(|id| **id != *at.topic_id);
+            if renewed && !at.topic_id.is_empty() {
+                return Err(Break(format!(
+                    "source topic {:?} is not the one that this application has read: it was deleted and created again, \
+                     and its offsets start over; to read the new one from its beginning, as later than all that was, \
+                     raise source.epoch (now {epoch}); or use another application.id",
+                    at.topic
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StampSource;
+
+    fn at(partition: i32, position: i64, epoch: u32, id: &str) -> proto::SourcePosition {
+        proto::SourcePosition {
+            topic: "t".into(),
+            topic_id: id.into(),
+            partition,
+            position,
+            epoch,
+            stamp: "header".into(),
+            greatest: Some(position as u64 * 10),
+        }
+    }
+
+    fn history(all: Vec<proto::SourcePosition>) -> History {
+        let mut history = History::default();
+        all.into_iter().for_each(|at| history.take(at));
+        history
+    }
+
+    fn source(stamp: StampSource, epoch: u8) -> config::Source {
+        config::Source { topics: vec!["t".into()], stamp, epoch, ..config::Source::default() }
+    }
+
+    #[test]
+    fn what_would_turn_the_order_around_is_refused_unless_the_epoch_rises() {
+        let ids = |id: &str| BTreeMap::from([(Arc::from("t"), Arc::from(id))]);
+        let history = history(vec![at(0, 5, 1, "a"), at(1, 9, 1, "a"), at(0, 6, 1, "a")]);
+        let says = |config: &config::Source, id: &str| history.allows(config, &ids(id)).map_err(|error| error.0);
+        assert_eq!(says(&source(StampSource::Header, 1), "a"), Ok(()));
+        assert_eq!(says(&source(StampSource::Header, 2), "a"), Ok(()));
+        assert_eq!(says(&source(StampSource::Offset, 2), "b"), Ok(()), "all that comes is later");
+        assert!(says(&source(StampSource::Header, 0), "a").unwrap_err().contains("source.epoch = 0"));
+        assert!(says(&source(StampSource::Offset, 1), "a").unwrap_err().contains("source.stamp = \"offset\""));
+        assert!(says(&source(StampSource::Header, 1), "b").unwrap_err().contains("created again"));
+    }
+
+    #[test]
+    fn positions_are_the_last_and_a_new_topic_begins_at_its_beginning() {
+        let history = history(vec![at(0, 5, 0, "a"), at(0, 7, 0, "a"), at(1, 3, 0, "a")]);
+        let of = |partition| TopicPartition::new(&Arc::from("t"), partition);
+        assert_eq!(history.position(&of(0), "a"), Some(7));
+        assert_eq!(history.position(&of(0), "b"), Some(0));
+        assert_eq!(history.position(&of(2), "a"), None);
+        assert_eq!((history.greatest(0), history.greatest(1)), (Some(70), None));
+    }
+}
