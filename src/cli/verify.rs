@@ -5,6 +5,7 @@
 //! V3: both ways: a key that only one side has is a difference.
 
 mod compare;
+mod primaries;
 mod quiescence;
 mod read;
 
@@ -14,15 +15,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::Config;
-use crate::event::{StampedEvent, encode_origin};
+use crate::config::{Config, StampSource};
+use crate::event::StampedEvent;
 use crate::handler::DynHandler;
-use crate::log::{Log, LogError, TopicPartition};
+use crate::log::{Log, LogError, TopicPartition, Watermarks};
 use crate::reference::{self, Held, Reference};
-use crate::sequencer::format;
 use crate::stamp::Stamp;
 use crate::topics::Topics;
-use read::Ends;
 
 /// What was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +67,9 @@ impl From<LogError> for VerifyError {
 
 /// The partitions that `verify` looks at.
 struct Subject {
-    source: TopicPartition,
+    sources: Vec<TopicPartition>,
+    /// Only with `source.stamp = "arrival"`.
+    order: Option<TopicPartition>,
     repartition: Vec<TopicPartition>,
     changelog: Vec<TopicPartition>,
     dead_letter: Vec<TopicPartition>,
@@ -86,39 +87,32 @@ pub fn verify(
     timeout: Duration,
 ) -> Result<Report, VerifyError> {
     let subject = find(log, config)?;
-    let source = log.watermarks(&subject.source)?;
+    let ends = ends(log, &subject)?;
     let group = &config.application.id;
-    let begun = log.committed(group, std::slice::from_ref(&subject.source), false)?;
-    if source.low > 0 && begun.iter().any(Option::is_some) {
-        return Err(VerifyError::Failed(format!(
-            "{} begins at offset {} by now: what stood before it is gone, so there is no reference to compare with",
-            subject.source, source.low
-        )));
+    let begun = log.committed(group, &subject.sources, false)?;
+    for ((of, ends), begun) in subject.sources.iter().zip(&ends).zip(begun) {
+        if ends.low > 0 && begun.is_some() {
+            return Err(VerifyError::Failed(format!(
+                "{of} begins at offset {} by now: what stood before it is gone, so there is no reference to compare with",
+                ends.low
+            )));
+        }
     }
-    quiescence::wait(log, group, &subject, source, timeout)?;
-    let failed = read::failed(log, &subject.dead_letter)?;
-    let primaries = read::records(log, &subject.source, Ends { low: source.low, high: source.high }, false)?;
+    quiescence::wait(log, group, &subject, &ends, timeout)?;
+    let letters = read::letters(log, &subject.dead_letter)?;
+    let primaries = primaries::primaries(log, config, &subject, &ends, &letters)?;
     let mut broken = None;
-    let primaries = primaries.map_while(|record| record.map_err(|error| broken = Some(error)).ok());
-    let primaries = primaries.filter_map(|record| {
-        let event = format::decode(config.source.format, record.key.as_ref(), record.value.as_ref()).ok()?;
-        let sequence = u64::try_from(record.offset).expect("offsets are not negative");
-        let (topic, partition) = (&subject.source.topic, subject.source.partition);
-        Some(StampedEvent {
-            event,
-            stamp: Stamp::root(config.source.epoch, sequence),
-            origin: encode_origin(topic, partition, record.offset, record.timestamp_ms),
-            retry: 0,
-        })
-    });
-    let reference = run(primaries, config, handler, &failed);
+    let events = primaries.events.map_while(|event| event.map_err(|error| broken = Some(error)).ok());
+    let reference = run(events, config, handler, &letters.failed);
     if let Some(error) = broken {
         return Err(error);
     }
     let actual = read::state(log, &subject.changelog)?;
-    let end = u64::try_from(source.high).expect("offsets are not negative");
-    let end = (u64::from(config.source.epoch) << 56) | end;
-    Ok(compare::compare(reference, actual, end))
+    Ok(compare::compare(reference, actual, &primaries.covered))
+}
+
+fn ends(log: &dyn Log, subject: &Subject) -> Result<Vec<Watermarks>, LogError> {
+    subject.sources.iter().map(|of| log.watermarks(of)).collect()
 }
 
 /// Whether all that stands on the source, and all that it led to, is processed and committed.
@@ -127,8 +121,8 @@ pub fn verify(
 /// [`VerifyError`] where the topics do not fit.
 pub fn is_quiescent(log: &dyn Log, config: &Config) -> Result<bool, VerifyError> {
     let subject = find(log, config)?;
-    let source = log.watermarks(&subject.source)?;
-    Ok(quiescence::busy(log, &config.application.id, &subject, source)?.is_none())
+    let ends = ends(log, &subject)?;
+    Ok(quiescence::busy(log, &config.application.id, &subject, &ends)?.is_none())
 }
 
 /// The reference over `primaries`; the events of `failed` fail in it, too (V2).
@@ -150,12 +144,12 @@ fn run(
 /// The topics have to be there and to fit to the configuration.
 fn find(log: &dyn Log, config: &Config) -> Result<Subject, VerifyError> {
     let topics = Topics::new(&config.application.id, &config.source.topics);
-    let [source] = &topics.sources[..] else {
-        return Err(VerifyError::Usage("source.stamp = \"offset\" takes exactly one source topic".into()));
-    };
-    let names = [source, &topics.repartition, &topics.changelog, &topics.dead_letter];
-    let described = log.describe(&names.map(|name| &**name))?;
-    let mut found = Vec::new();
+    let internal = [&topics.repartition, &topics.changelog, &topics.dead_letter];
+    let arrival = config.source.stamp == StampSource::Arrival;
+    let order = Some(&topics.order).filter(|_| arrival);
+    let names: Vec<&Arc<str>> = internal.into_iter().chain(order).chain(&topics.sources).collect();
+    let described = log.describe(&names.iter().map(|name| &***name).collect::<Vec<_>>())?;
+    let mut found: Vec<Vec<TopicPartition>> = Vec::new();
     for (name, description) in names.into_iter().zip(described) {
         let Some(description) = description else {
             let id = &config.application.id;
@@ -163,12 +157,17 @@ fn find(log: &dyn Log, config: &Config) -> Result<Subject, VerifyError> {
         };
         found.push((0..description.partitions).map(|partition| TopicPartition::new(name, partition)).collect());
     }
-    let [sources, repartition, changelog, dead_letter]: [Vec<TopicPartition>; 4] =
-        found.try_into().expect("as many as names");
-    let [source] = <[TopicPartition; 1]>::try_from(sources).map_err(|sources| {
+    let mut found = found.into_iter();
+    let mut next = || found.next().expect("as many as names");
+    let (repartition, changelog, dead_letter) = (next(), next(), next());
+    let order = order.and_then(|_| next().into_iter().next());
+    let sources: Vec<TopicPartition> = found.flatten().collect();
+    if config.source.stamp == StampSource::Offset && sources.len() != 1 {
         let count = sources.len();
-        VerifyError::Usage(format!("{source} has {count} partitions; source.stamp = \"offset\" takes exactly one"))
-    })?;
+        return Err(VerifyError::Usage(format!(
+            "source.stamp = \"offset\" takes one topic with one partition, and there are {count} source partitions"
+        )));
+    }
     for (name, partitions) in [(&topics.repartition, repartition.len()), (&topics.changelog, changelog.len())] {
         let configured = config.processing.partitions;
         if usize::try_from(configured) != Ok(partitions) {
@@ -177,5 +176,5 @@ fn find(log: &dyn Log, config: &Config) -> Result<Subject, VerifyError> {
             )));
         }
     }
-    Ok(Subject { source, repartition, changelog, dead_letter })
+    Ok(Subject { sources, order, repartition, changelog, dead_letter })
 }

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::primaries::Covered;
 use super::{Difference, Report};
 use crate::entry::Entry;
 use crate::reference::{Held, Reference};
 
-/// Compares every key, both ways (V3). A key whose entry comes from a root at or beyond `end`, which
-/// is a sequence with its epoch, was written by what the reference does not cover, and is left out.
-pub fn compare(reference: Reference, actual: BTreeMap<Bytes, Entry>, end: u64) -> Report {
+/// Compares every key, both ways (V3). A key whose entry comes from a root that the reference does not cover was
+/// written by what came later, and is left out.
+pub fn compare(reference: Reference, actual: BTreeMap<Bytes, Entry>, covered: &Covered) -> Report {
     let mut report = Report { events: reference.events, ..Report::default() };
     let mut expected = reference.state;
     for (key, entry) in actual {
         let expected = expected.remove(&key);
-        if entry.stamp.sequence >= end {
+        if !covered.has(&entry.stamp) {
             continue;
         }
         report.judge(key, expected, Some((entry.stamp, entry.action, entry.value)));
@@ -64,7 +65,7 @@ mod tests {
     #[test]
     fn the_same_state_has_no_differences() {
         let state = [("a", held("1", Action::Add, Some("x"))), ("b", held("2/0", Action::Remove, None))];
-        let report = compare(reference(&state), actual(&state), 3);
+        let report = compare(reference(&state), actual(&state), &Covered::Below(3));
         assert_eq!(report, Report { keys: 2, events: 9, differences: vec![] });
     }
 
@@ -78,7 +79,8 @@ mod tests {
             held("1", Action::Add, Some("y")),
             held("1", Action::Add, None),
         ] {
-            let report = compare(reference(&[("a", right.clone())]), actual(&[("a", wrong.clone())]), 9);
+            let report =
+                compare(reference(&[("a", right.clone())]), actual(&[("a", wrong.clone())]), &Covered::Below(9));
             let difference = Difference { key: "a".into(), expected: Some(right.clone()), actual: Some(wrong) };
             assert_eq!(report.differences, [difference]);
         }
@@ -87,7 +89,11 @@ mod tests {
     #[test]
     fn keys_that_one_side_lacks_are_differences_in_the_order_of_keys() {
         let held = held("1", Action::Remove, None);
-        let report = compare(reference(&[("a", held.clone())]), actual(&[("0", held.clone()), ("b", held.clone())]), 9);
+        let report = compare(
+            reference(&[("a", held.clone())]),
+            actual(&[("0", held.clone()), ("b", held.clone())]),
+            &Covered::Below(9),
+        );
         let keys: Vec<_> = report.differences.iter().map(|difference| &difference.key[..]).collect();
         assert_eq!(keys, [b"0", b"a", b"b"]);
         assert_eq!(report.differences[1].actual, None);
@@ -103,7 +109,10 @@ mod tests {
             ("b", held("8", Action::Add, None)),
             ("c", held("9/0/4", Action::Add, None)),
         ]);
-        assert_eq!(compare(reference(&expected), actual, 9), Report { keys: 1, events: 9, differences: vec![] });
+        assert_eq!(
+            compare(reference(&expected), actual, &Covered::Below(9)),
+            Report { keys: 1, events: 9, differences: vec![] }
+        );
     }
 
     fn record(key: &'static str, value: Option<Vec<u8>>, headers: Headers) -> Record {

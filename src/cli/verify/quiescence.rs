@@ -32,14 +32,14 @@ pub fn wait(
     log: &dyn Log,
     group: &str,
     subject: &Subject,
-    source: Watermarks,
+    sources: &[Watermarks],
     timeout: Duration,
 ) -> Result<(), VerifyError> {
     let partitions = partitions(subject);
     let deadline = clock::now() + timeout;
-    let mut progress = Progress::new(source);
+    let mut progress = Progress::new(sources);
     loop {
-        let busy = match look(log, group, &partitions, source, &mut progress) {
+        let busy = match look(log, group, &partitions, sources, &mut progress) {
             Ok(None) => {
                 progress.done();
                 return Ok(());
@@ -61,16 +61,16 @@ pub fn wait(
 }
 
 /// What is still to be done at this moment, for people; `None` = nothing (Q1).
-pub fn busy(log: &dyn Log, group: &str, subject: &Subject, source: Watermarks) -> Result<Option<String>, LogError> {
-    match look(log, group, &partitions(subject), source, &mut Progress::new(source)) {
+pub fn busy(log: &dyn Log, group: &str, subject: &Subject, sources: &[Watermarks]) -> Result<Option<String>, LogError> {
+    match look(log, group, &partitions(subject), sources, &mut Progress::new(sources)) {
         Err(error @ (LogError::Unstable(_) | LogError::Retriable(_))) => Ok(Some(error.to_string())),
         other => other,
     }
 }
 
-/// The source first.
+/// The sources first.
 fn partitions(subject: &Subject) -> Vec<TopicPartition> {
-    std::iter::once(&subject.source).chain(&subject.repartition).cloned().collect()
+    subject.sources.iter().chain(&subject.repartition).cloned().collect()
 }
 
 /// One look; what is still to be done, for people, or `None` (Q1).
@@ -78,7 +78,7 @@ fn look(
     log: &dyn Log,
     group: &str,
     partitions: &[TopicPartition],
-    source: Watermarks,
+    sources: &[Watermarks],
     progress: &mut Progress,
 ) -> Result<Option<String>, LogError> {
     // 1. The positions.
@@ -87,12 +87,12 @@ fn look(
     for (index, (partition, position)) in partitions.iter().zip(&before).enumerate() {
         let watermarks = log.watermarks(partition)?;
         let position = position.unwrap_or(watermarks.low);
-        let is_source = index == 0;
-        if is_source {
-            progress.reached(position);
+        let source = sources.get(index);
+        if let Some(source) = source {
+            progress.reached(index, position.min(source.high));
         }
         // Later primaries are not waited for; they are left out of the comparison.
-        let high = if is_source { source.high } else { watermarks.high };
+        let high = source.map_or(watermarks.high, |source| source.high);
         if let Some(offset) = next_record(log, partition, Ends { low: position, high })? {
             return Ok(Some(format!("{partition} is committed to {position}, and there is a record at {offset}")));
         }
@@ -123,26 +123,31 @@ fn next_record(log: &dyn Log, of: &TopicPartition, ends: Ends) -> Result<Option<
 struct Progress {
     bar: Option<ProgressBar>,
     end: i64,
-    position: i64,
+    positions: Vec<i64>,
     told: Option<std::time::Instant>,
 }
 
 impl Progress {
-    fn new(source: Watermarks) -> Progress {
+    fn new(sources: &[Watermarks]) -> Progress {
+        let end = sources.iter().map(|source| source.high).sum();
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("waiting for the instances  {bar:30} {pos}/{len}  {msg}");
-            let bar = ProgressBar::new(u64::try_from(source.high).unwrap_or(0));
+            let bar = ProgressBar::new(u64::try_from(end).unwrap_or(0));
             bar.set_style(style.expect("the template is valid"));
             bar
         });
-        Progress { bar, end: source.high, position: source.low, told: None }
+        Progress { bar, end, positions: sources.iter().map(|source| source.low).collect(), told: None }
     }
 
-    fn reached(&mut self, position: i64) {
-        self.position = position.min(self.end);
+    fn reached(&mut self, source: usize, position: i64) {
+        self.positions[source] = position;
         if let Some(bar) = &self.bar {
-            bar.set_position(u64::try_from(self.position).unwrap_or(0));
+            bar.set_position(u64::try_from(self.position()).unwrap_or(0));
         }
+    }
+
+    fn position(&self) -> i64 {
+        self.positions.iter().sum()
     }
 
     fn tell(&mut self, busy: &str) {
@@ -152,7 +157,7 @@ impl Progress {
         let now = clock::now();
         if self.told.is_none_or(|told| now - told >= LINE_EVERY) {
             self.told = Some(now);
-            eprintln!("waiting for the instances: source at {} of {}; {busy}", self.position, self.end);
+            eprintln!("waiting for the instances: source at {} of {}; {busy}", self.position(), self.end);
         }
     }
 

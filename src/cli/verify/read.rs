@@ -85,27 +85,50 @@ fn all(log: &dyn Log, of: &TopicPartition, headers: bool) -> Result<Records, Ver
     records(log, of, Ends { low: watermarks.low, high: watermarks.high }, headers)
 }
 
-/// The stamps of the events that failed, by the dead letters of their first processing.
-pub fn failed(log: &dyn Log, partitions: &[TopicPartition]) -> Result<HashSet<Stamp>, VerifyError> {
-    let mut failed = HashSet::new();
+/// What dead letters prove.
+#[derive(Debug, Default)]
+pub struct Letters {
+    /// The stamps of the events that failed in their first processing.
+    pub failed: HashSet<Stamp>,
+    /// Source records that were refused, by partition and offset.
+    pub records: HashSet<(TopicPartition, i64)>,
+}
+
+/// Reads the dead letters.
+pub fn letters(log: &dyn Log, partitions: &[TopicPartition]) -> Result<Letters, VerifyError> {
+    let mut letters = Letters::default();
     for partition in partitions {
         for record in all(log, partition, true)? {
-            failed.extend(failed_stamp(&record?));
+            let record = record?;
+            letters.failed.extend(failed_stamp(&record));
+            letters.records.extend(refused_record(&record));
         }
     }
-    Ok(failed)
+    Ok(letters)
+}
+
+fn header<'a>(dead_letter: &'a Record, name: &str) -> Option<&'a str> {
+    let found = dead_letter.headers.iter().find(|(header, _)| header == name);
+    found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+}
+
+/// The place of the source record, where the dead letter is one.
+fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
+    if header(dead_letter, "tidegate_dead_letter") != Some("record") {
+        return None;
+    }
+    let topic = header(dead_letter, "__streams.errors.topic")?;
+    let partition = header(dead_letter, "__streams.errors.partition")?.parse().ok()?;
+    let offset = header(dead_letter, "__streams.errors.offset")?.parse().ok()?;
+    Some((TopicPartition { topic: topic.into(), partition }, offset))
 }
 
 /// The stamp, where the dead letter is an event of retry 0.
 pub fn failed_stamp(dead_letter: &Record) -> Option<Stamp> {
-    let header = |name: &str| {
-        let found = dead_letter.headers.iter().find(|(header, _)| header == name);
-        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
-    };
-    if header("tidegate_dead_letter") != Some("event") {
+    if header(dead_letter, "tidegate_dead_letter") != Some("event") {
         return None;
     }
-    let stamp = header("tidegate_stamp")?.parse().ok()?;
+    let stamp = header(dead_letter, "tidegate_stamp")?.parse().ok()?;
     // The event may have a key that no event can have (a bad child): what cannot be read counts as retry 0.
     let event = StampedEvent::decode(dead_letter.key.clone()?, dead_letter.value.clone()?);
     event.map_or(true, |event| event.retry == 0).then_some(stamp)
