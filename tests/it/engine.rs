@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::config::{Cascade, Config};
+use tidegate::config::{Cascade, Config, StampSource};
 use tidegate::instance::topology;
+use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
 
 use faulty::Faults;
@@ -35,11 +36,13 @@ struct Kind {
     bad_commits: u32,
     /// Engines at the start.
     nodes: u32,
+    stamp: StampSource,
 }
 
-fn plan(rng: &mut Rng) -> (Config, Scripts, u32, usize) {
+fn plan(rng: &mut Rng, stamp: StampSource) -> (Config, Scripts, u32, usize) {
     let mut config = Config::default();
     config.application.id = "t".into();
+    config.source.stamp = stamp;
     config.processing.partitions = rng.i32(1..=4);
     config.processing.commit_interval = Duration::from_millis([0, 5, 50, 200][rng.usize(..4)]);
     config.processing.max_in_flight = if rng.bool() { rng.usize(1..=8) } else { 1000 };
@@ -62,15 +65,22 @@ fn run(kind: &Kind, seed: u64) {
     let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     // The engine's jitter.
     fastrand::seed(seed);
-    let (config, scripts, at_once, overlay_bytes) = plan(&mut rng);
+    let (config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
     let topics = Topics::new(&config.application.id, &config.source.topics);
     // Not in memory: RocksDB reserves files ahead, which costs nothing on a disk only.
     let folder = tempfile::tempdir().expect("a folder for the test");
     let faults = Faults::new(rng.u64(..), kind.bad_commits);
     let log = world::open_log(folder.path(), &faults);
+    let partitions = if kind.stamp == StampSource::Offset { 1 } else { rng.i32(1..=4) };
+    let source =
+        NewTopic { name: topics.sources[0].to_string(), partitions, replication_factor: None, settings: Vec::new() };
+    log.create(&[source]).expect("the source topic is made");
     let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
     let count = rng.usize(20..150);
-    let workload = workload::draw(&mut rng, &scripts, count);
+    let mut workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
+    if kind.stamp != StampSource::Arrival {
+        workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
+    }
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes };
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=6) };
     let seldom = rng.u32(40..400);
@@ -80,6 +90,9 @@ fn run(kind: &Kind, seed: u64) {
         world.join(folder);
     }
     world.run(kind.faults, budget, seldom);
+    if kind.stamp == StampSource::Arrival {
+        check::order(&mut world);
+    }
     check::books(&mut world);
     check::changelog(&world);
     check::lookups(&mut world);
@@ -116,25 +129,42 @@ fn run_all(kind: &Kind) {
 /// K1 to K3, T1, T2, X1, X2, Q1, Q2, N1: one engine, nothing goes wrong.
 #[test]
 fn the_final_state_is_that_of_one_thread_with_one_queue() {
-    run_all(&Kind { first: 1000, count: 100, faults: &[], bad_commits: 0, nodes: 1 });
+    run_all(&Kind { first: 1000, count: 100, faults: &[], bad_commits: 0, nodes: 1, stamp: StampSource::Offset });
 }
 
 /// E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
 #[test]
 fn nothing_of_a_transaction_that_failed_is_left() {
-    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 8, nodes: 1 });
+    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 8, nodes: 1, stamp: StampSource::Offset });
 }
 
 /// E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
 #[test]
 fn after_any_crash_everything_has_happened_once() {
     let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
-    run_all(&Kind { first: 3000, count: 50, faults, bad_commits: 5, nodes: 1 });
+    run_all(&Kind { first: 3000, count: 50, faults, bad_commits: 5, nodes: 1, stamp: StampSource::Offset });
 }
 
 /// G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
 #[test]
 fn however_partitions_move_everything_has_happened_once() {
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 4000, count: 50, faults, bad_commits: 5, nodes: 2 });
+    run_all(&Kind { first: 4000, count: 50, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Offset });
+}
+
+/// Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions that
+/// move between engines.
+#[test]
+fn sequences_in_headers_lead_to_the_same_state_from_wherever_they_are_read() {
+    run_all(&Kind { first: 5000, count: 50, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Header });
+    let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
+    run_all(&Kind { first: 6000, count: 40, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Header });
+}
+
+/// U1, B1, P22: the order is that in which the sequencer reads, whoever that is.
+#[test]
+fn the_order_of_arrival_is_given_once_however_the_sequencer_moves() {
+    run_all(&Kind { first: 7000, count: 50, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Arrival });
+    let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
+    run_all(&Kind { first: 8000, count: 40, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Arrival });
 }

@@ -107,6 +107,7 @@ pub fn join(log: &KafkaLog, group: &str, topics: &[Arc<str>], with_headers: &[Ar
         group: group.to_owned(),
         client_id: unique("member"),
         topics: topics.to_vec(),
+        unshared: Vec::new(),
         with_headers: with_headers.to_vec(),
     };
     // A test that has ended takes no events any more.

@@ -25,7 +25,7 @@ fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition>
 /// Every partition runs somewhere and its committed position is its end.
 pub fn all_is_committed(world: &mut World) -> bool {
     let mut all = partitions(world, &world.plan.topics.repartition);
-    all.push(TopicPartition::new(&world.plan.topics.sources[0], 0));
+    all.extend(world.plan.topology.source_partitions.iter().cloned());
     let log = world.log();
     let committed = log.committed(&world.plan.config.application.id, &all, true).unwrap();
     let at_end = all.iter().zip(committed).all(|(of, committed)| {
@@ -63,6 +63,24 @@ pub fn books(world: &mut World) {
     }
 }
 
+/// U1: each record received has one place in the order, and no place is given twice. What is right in the end follows
+/// from that order.
+pub fn order(world: &mut World) {
+    let mut places = BTreeMap::new();
+    let mut next = 0;
+    let of = TopicPartition::new(&world.plan.topics.order, 0);
+    tidegate::sequencer::order::read(world.log().as_ref(), &of, |run| {
+        assert_eq!(run.first_sequence, next, "U1: the order has no gap and nothing twice");
+        for (offset, sequence) in (run.first_offset..).zip(next..next + run.count) {
+            assert_eq!(places.insert((run.partition, offset), sequence), None, "U1: a record has two places");
+        }
+        next += run.count;
+    })
+    .unwrap();
+    let scripts = world.plan.scripts.clone();
+    world.workload.expect(&scripts, |partition, offset| places[&(partition, offset)]);
+}
+
 fn held(entry: Entry) -> Held {
     (entry.stamp, entry.action, entry.value)
 }
@@ -83,7 +101,7 @@ pub fn changelog(world: &World) {
             }
         }
     }
-    same_state("the changelog", &state, &world.workload.state);
+    same_state("the changelog", &state, &world.workload.expected.state);
 }
 
 /// Exactly the same keys with exactly the same stamps, actions and values.
@@ -98,7 +116,8 @@ pub fn same_state(what: &str, found: &BTreeMap<Bytes, Held>, expected: &BTreeMap
 /// Asks the engines, as a door does: through the overlay, then the store.
 pub fn lookups(world: &mut World) {
     let now = world.now;
-    let keys: Vec<Bytes> = world.workload.state.keys().cloned().chain([Bytes::from_static(b"never")]).collect();
+    let keys: Vec<Bytes> =
+        world.workload.expected.state.keys().cloned().chain([Bytes::from_static(b"never")]).collect();
     let mut found = BTreeMap::new();
     for key in keys {
         let mut owners = 0;
@@ -118,7 +137,7 @@ pub fn lookups(world: &mut World) {
         }
         assert_eq!(owners, 1, "{key:?} is answered for by so many engines");
     }
-    same_state("the answers", &found, &world.workload.state);
+    same_state("the answers", &found, &world.workload.expected.state);
 }
 
 /// Every event of the reference is on the repartition topic once, and nothing else is.
@@ -130,7 +149,8 @@ pub fn events(world: &World) {
         found.extend(records.into_iter().map(decode));
     }
     found.sort();
-    assert_eq!(found, world.workload.events, "events on the repartition topic");
+    world.workload.forgive_doubles(&mut found);
+    assert_eq!(found, world.workload.expected.events, "events on the repartition topic");
 }
 
 /// Every failure of the reference is a dead letter once, with its cause, and nothing else is.
@@ -144,10 +164,10 @@ pub fn dead_letters(world: &World) {
             };
             let (kind, cause) = (header("tidegate_dead_letter"), header("tidegate_cause"));
             if kind == "record" {
-                let offset = header("__streams.errors.offset");
-                let original = &world.workload.records[offset.parse::<usize>().unwrap()];
+                let (partition, offset) = (header("__streams.errors.partition"), header("__streams.errors.offset"));
+                let original = world.workload.record(partition.parse().unwrap(), offset.parse().unwrap());
                 assert_eq!((&record.key, &record.value), (&original.key, &original.value), "Q2: its original bytes");
-                found.push(format!("record {offset} {cause}"));
+                found.push(format!("record {partition}-{offset} {cause}"));
             } else {
                 let event = StampedEvent::decode(record.key.clone().unwrap(), record.value.clone().unwrap()).unwrap();
                 let stamp = header("tidegate_stamp");
@@ -157,15 +177,16 @@ pub fn dead_letters(world: &World) {
         }
     }
     found.sort();
-    assert_eq!(found, world.workload.dead_letters, "dead letters");
+    world.workload.forgive_doubles(&mut found);
+    assert_eq!(found, world.workload.expected.dead_letters, "dead letters");
 }
 
 /// P16: in every prefix of the progress topic no sum of a root and depth is negative; in the end all
-/// are zero. The last position told of the source is its end.
+/// are zero. The last position told of each source partition is its end.
 pub fn progress(world: &World) {
     let of = TopicPartition::new(&world.plan.topics.progress, 0);
     let mut sums: BTreeMap<(u32, u32, u64, u32), i64> = BTreeMap::new();
-    let mut position = 0;
+    let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
     for record in read(world.log().as_ref(), &of, 0) {
         let progress = proto::Progress::decode(record.value.unwrap()).unwrap();
         for counts in &progress.counts {
@@ -178,15 +199,16 @@ pub fn progress(world: &World) {
             }
         }
         for at in &progress.source_positions {
-            assert!(at.position >= position, "the source position goes back at {}", record.offset);
-            position = at.position;
+            let position = positions.entry(at.partition).or_default();
+            assert!(at.position >= *position, "the position of {} goes back at {}", at.partition, record.offset);
+            *position = at.position;
         }
         let negative = sums.iter().find(|(_, sum)| **sum < 0);
         assert_eq!(negative, None, "P16: more is done than there was, at offset {}", record.offset);
         sums.retain(|_, sum| *sum != 0);
     }
     assert!(sums.is_empty(), "P16: pending at the end: {sums:?}");
-    assert_eq!(position as usize, world.workload.records.len(), "the source is sequenced to its end");
+    assert_eq!(positions, world.workload.ends(), "the source is sequenced to its end");
 }
 
 /// What the stores themselves hold, once everything is in them.
@@ -204,5 +226,5 @@ pub fn stores(world: &mut World) {
             );
         }
     }
-    same_state("the stores", &found, &world.workload.state);
+    same_state("the stores", &found, &world.workload.expected.state);
 }

@@ -43,6 +43,11 @@ impl Member for Spy {
         self.inner.start(of, position, epoch);
     }
 
+    fn stop(&self, partitions: Vec<TopicPartition>) {
+        self.cursors.lock().unwrap().retain(|of, _| !partitions.contains(of));
+        self.inner.stop(partitions);
+    }
+
     fn pause(&self, partitions: Vec<TopicPartition>) {
         self.set_paused(&partitions, true);
         self.inner.pause(partitions);

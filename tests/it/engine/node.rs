@@ -14,9 +14,11 @@ use tidegate::config::Config;
 use tidegate::instance::calls::{CallId, Calls, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Ended, Mark, Work};
 use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
+use tidegate::instance::judging::Judge;
 use tidegate::instance::opening::{OpenError, Opener};
-use tidegate::instance::topology::Topology;
-use tidegate::log::{Join, Log, Member, Membership, TopicPartition};
+use tidegate::instance::topology::{self, Topology};
+use tidegate::log::{Join, Log, LogError, Member, Membership, TopicPartition};
+use tidegate::sequencer::stamps::Beyond;
 use tidegate::store::Stores;
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
@@ -82,6 +84,9 @@ pub struct Node {
     pub member: Arc<Spy>,
     pub committer: Committer,
     pub opener: Opener,
+    pub judge: Judge,
+    /// Records that a source stands at, to be judged.
+    pub judgements: VecDeque<(Beyond, u64)>,
     /// A transaction handed out and not carried out.
     pub work: Option<Work>,
     /// Carried out and not told.
@@ -104,16 +109,18 @@ impl Node {
         let group = plan.config.application.id.clone();
         let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default()).unwrap();
         let (events_in, events) = unbounded();
-        let join = Join {
-            group: group.clone(),
-            client_id: name.clone(),
-            topics: plan.topics.sources.iter().chain([&plan.topics.repartition]).cloned().collect(),
-            with_headers: Vec::new(),
-        };
+        let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
         let member = Arc::new(Spy::new(member));
+        let judge = Judge {
+            log: Arc::clone(&log),
+            topics: plan.topics.clone(),
+            group: group.clone(),
+            source: plan.config.source.clone(),
+        };
         let opener = Opener {
             log,
+            source: plan.config.source.clone(),
             member: Arc::clone(&member) as Arc<dyn Member>,
             topics: plan.topics.clone(),
             group,
@@ -128,6 +135,7 @@ impl Node {
             config: Arc::clone(&plan.config),
             topics: plan.topics.clone(),
             topic_ids: plan.topology.source_ids.clone(),
+            source_partitions: plan.topology.source_partitions.clone(),
             producer_id: name.clone(),
             address: String::new(),
             overlay_bytes: plan.overlay_bytes,
@@ -149,6 +157,8 @@ impl Node {
             member,
             committer,
             opener,
+            judge,
+            judgements: VecDeque::new(),
             work: None,
             ended: None,
             flushes: VecDeque::new(),
@@ -178,6 +188,7 @@ impl Node {
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
+                Effect::Judge(beyond, epoch) => self.judgements.push_back((beyond, epoch)),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
             }
         }
@@ -228,11 +239,13 @@ impl Node {
         let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
         match self.opener.claim(&names, &membership, &|| false) {
             Ok(positions) => {
+                let reads = partitions.iter().any(|(of, _)| &*of.topic != repartition);
+                let next_sequence = if reads { self.opener.next_sequence(&|| false).unwrap() } else { None };
                 for ((of, epoch), position) in partitions.into_iter().zip(positions) {
                     if &*of.topic == repartition {
                         self.restores.push_back((of, epoch, position));
                     } else {
-                        let opened = Ok(Opened { position, restored: None });
+                        let opened = Ok(Opened { position, restored: None, next_sequence });
                         self.opened.push_back(Input::Opened { of, epoch, opened });
                     }
                 }
@@ -243,6 +256,24 @@ impl Node {
             }
             Err(OpenError::Fatal(reason)) => panic!("{}: {reason}", self.name),
         }
+    }
+
+    /// What a judge's thread does with one look; false when it has to look again.
+    pub fn judge(&mut self) -> bool {
+        let (beyond, epoch) = self.judgements.pop_front().expect("asked when there is one");
+        // Nobody waits any more.
+        if !self.engine.opening_epochs().contains(&epoch) {
+            return true;
+        }
+        match self.judge.look(&beyond) {
+            Ok(Some(judgement)) => self.opened.push_back(Input::Judged(beyond, epoch, judgement)),
+            Ok(None) | Err(LogError::Unstable(_)) => {
+                self.judgements.push_back((beyond, epoch));
+                return false;
+            }
+            Err(error) => panic!("{} judges {beyond:?}: {error}", self.name),
+        }
+        true
     }
 
     /// Some call comes to its end.
@@ -262,6 +293,7 @@ impl Node {
             && self.claims.is_empty()
             && self.restores.is_empty()
             && self.opened.is_empty()
+            && self.judgements.is_empty()
             && self.desk.borrow().pending.is_empty()
     }
 }

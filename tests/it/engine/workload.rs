@@ -9,13 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use tidegate::cause::Cause;
-use tidegate::config::Cascade;
+use tidegate::config::{Cascade, StampSource};
 use tidegate::event::{Action, Event, MAX_KEY_BYTES, StampedEvent};
 use tidegate::handler::{Failure, Outcome};
 use tidegate::instance::calls::Verdict;
 use tidegate::log::NewRecord;
 use tidegate::reference::{self, Held};
 use tidegate::sequencer::format;
+use tidegate::sequencer::stamps::SEQUENCE;
 use tidegate::stamp::Stamp;
 
 /// Tries in all.
@@ -92,17 +93,102 @@ impl Scripts {
     }
 }
 
-/// What the source topic gets, and what is right in the end.
-#[derive(Debug)]
-pub struct Workload {
-    /// Records of the source topic, from offset 0 on.
-    pub records: Vec<NewRecord>,
+/// A record of the source topic, and what it is.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Where it is appended.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The record.
+    pub record: NewRecord,
+    /// The event, or why it is none.
+    what: Result<Event, Cause>,
+    /// What its header says, with `stamp = "header"`.
+    sequence: Option<u64>,
+}
+
+/// What is right in the end.
+#[derive(Debug, Default)]
+pub struct Expected {
     /// What every key holds.
     pub state: BTreeMap<Bytes, Held>,
     /// Every event that is on the repartition topic once, in stamp order.
     pub events: Vec<Stamp>,
     /// Every dead letter, as text, sorted.
     pub dead_letters: Vec<String>,
+}
+
+/// What the source topic gets.
+#[derive(Debug)]
+pub struct Workload {
+    /// Records in the order in which they are appended.
+    pub records: Vec<Draft>,
+    /// What is right in the end; with `arrival` only known once all is sequenced.
+    pub expected: Expected,
+    stamp: StampSource,
+}
+
+impl Workload {
+    /// The record at a place of the source.
+    pub fn record(&self, partition: i32, offset: i64) -> &NewRecord {
+        let found = self.records.iter().find(|draft| (draft.partition, draft.offset) == (partition, offset));
+        &found.expect("no other record was appended").record
+    }
+
+    /// The end of each source partition that has records.
+    pub fn ends(&self) -> BTreeMap<i32, i64> {
+        let mut ends = BTreeMap::new();
+        self.records.iter().for_each(|draft| *ends.entry(draft.partition).or_default() += 1);
+        ends
+    }
+
+    /// With `header` the same event can stand in the source twice: then what it leads to is there once or twice.
+    pub fn forgive_doubles<T: PartialEq>(&self, found: &mut Vec<T>) {
+        if self.stamp == StampSource::Header {
+            found.dedup();
+        }
+    }
+
+    /// What one thread with one queue makes of it. `received` gives the place of the record at (partition, offset) in
+    /// the order received, where that decides.
+    pub fn expect(&mut self, scripts: &Scripts, received: impl Fn(i32, i64) -> u64) {
+        let (mut primaries, mut dead_letters) = (Vec::new(), Vec::new());
+        for draft in &self.records {
+            let sequence = match self.stamp {
+                StampSource::Offset => draft.offset as u64,
+                StampSource::Header => draft.sequence.unwrap_or_default(),
+                StampSource::Arrival => received(draft.partition, draft.offset),
+            };
+            match &draft.what {
+                Ok(event) => {
+                    let (event, stamp) = (event.clone(), Stamp::root(0, sequence));
+                    primaries.push(StampedEvent { event, stamp, origin: Bytes::new(), retry: 0 });
+                }
+                Err(cause) => dead_letters.push(format!("record {}-{} {cause}", draft.partition, draft.offset)),
+            }
+        }
+        primaries.sort_by(|a, b| a.stamp.cmp(&b.stamp));
+        primaries.dedup_by(|a, b| a.stamp == b.stamp);
+        let mut events = Vec::new();
+        let reference = reference::run(primaries, &scripts.cascade, |event| {
+            events.push(event.stamp.clone());
+            if let Some(cause) = scripts.failure(&event.event) {
+                dead_letters.push(format!("event {} {cause}", event.stamp));
+                return None;
+            }
+            let outcome = scripts.verdict(&event.event, ATTEMPTS).ok()?;
+            if event.stamp.depth() == scripts.cascade.max_depth {
+                let too_deep = (0..outcome.children.len()).map(|index| event.stamp.child(index as u32));
+                dead_letters.extend(too_deep.map(|stamp| format!("event {stamp} {}", Cause::TooDeep)));
+            }
+            Some(outcome)
+        });
+        assert_eq!(reference.events as usize, events.len());
+        assert!(events.is_sorted(), "S1: the reference takes events in the order of their stamps");
+        dead_letters.sort();
+        self.expected = Expected { state: reference.state, events, dead_letters };
+    }
 }
 
 fn record(key: Option<&[u8]>, value: Option<&[u8]>) -> NewRecord {
@@ -139,44 +225,74 @@ fn sound(rng: &mut Rng, keys: u32) -> (NewRecord, Event) {
     (record, event)
 }
 
-/// Draws a workload of `count` source records.
-pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize) -> Workload {
-    let (mut records, mut primaries, mut dead_letters) = (Vec::new(), Vec::<StampedEvent>::new(), Vec::new());
-    for offset in 0..count {
-        let stamp = Stamp::root(0, offset as u64);
-        let (record, event) = match rng.u32(..20) {
-            0 => {
+/// How far a sequence jumps that is a mistake; all others lie closer together.
+const MISTAKE: u64 = 1 << 40;
+
+/// Draws a workload of `count` records over `partitions` source partitions. With `header` sequences have gaps, records
+/// stand out of order and twice, one partition lags behind the others, and some sequences are missing or mistakes.
+pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, partitions: i32) -> Workload {
+    let mut drafts: Vec<Draft> = Vec::new();
+    let mut next = 0;
+    for place in 0..count {
+        next += if rng.u32(..4) == 0 { rng.u64(1..5) } else { 1 };
+        let header = |sequence: u64| vec![(SEQUENCE.to_owned(), Bytes::from(sequence.to_string()))];
+        let by_header = stamp == StampSource::Header;
+        let (mut sequence, mut is_again) = (by_header.then_some(next), false);
+        let (mut record, mut what) = match rng.u32(..20) {
+            // The first one is sound: before it every sequence would be the first ever.
+            0 if place > 0 => {
                 let (record, cause) = broken(rng);
-                dead_letters.push(format!("record {offset} {cause}"));
-                records.push(record);
-                continue;
+                (record, Err(cause))
             }
             // The same record again.
-            1..3 if !primaries.is_empty() => {
-                let again = &primaries[rng.usize(..primaries.len())];
-                (records[again.stamp.sequence as usize].clone(), again.event.clone())
+            1..3 if place > 0 => {
+                let again = &drafts[rng.usize(..place)];
+                (sequence, is_again) = (again.sequence, true);
+                (again.record.clone(), again.what.clone())
             }
-            _ => sound(rng, scripts.keys),
+            _ => {
+                let (record, event) = sound(rng, scripts.keys);
+                (record, Ok(event))
+            }
         };
-        records.push(record);
-        primaries.push(StampedEvent { event, stamp, origin: Bytes::new(), retry: 0 });
+        if by_header && !is_again {
+            record.headers = sequence.map(header).unwrap_or_default();
+            match rng.u32(..30) {
+                0 if place > 0 => {
+                    record.headers =
+                        if rng.bool() { Vec::new() } else { vec![(SEQUENCE.to_owned(), Bytes::from("-7"))] };
+                    what = Err(Cause::NoSequence);
+                }
+                1 if place > 0 => {
+                    record.headers = header(MISTAKE + next);
+                    what = Err(Cause::SequenceJump);
+                }
+                _ => {}
+            }
+        }
+        drafts.push(Draft { partition: 0, offset: 0, record, what, sequence });
     }
-    let mut events = Vec::new();
-    let reference = reference::run(primaries, &scripts.cascade, |event| {
-        events.push(event.stamp.clone());
-        if let Some(cause) = scripts.failure(&event.event) {
-            dead_letters.push(format!("event {} {cause}", event.stamp));
-            return None;
-        }
-        let outcome = scripts.verdict(&event.event, ATTEMPTS).ok()?;
-        if event.stamp.depth() == scripts.cascade.max_depth {
-            let too_deep = (0..outcome.children.len()).map(|index| event.stamp.child(index as u32));
-            dead_letters.extend(too_deep.map(|stamp| format!("event {stamp} {}", Cause::TooDeep)));
-        }
-        Some(outcome)
-    });
-    assert_eq!(reference.events as usize, events.len());
-    assert!(events.is_sorted(), "S1: the reference takes events in the order of their stamps");
-    dead_letters.sort();
-    Workload { records, state: reference.state, events, dead_letters }
+    // Each record to a partition; those of the lagging one are appended later, others a little out of order.
+    let lagging = rng.i32(..partitions);
+    let mut order: Vec<(usize, Draft)> = Vec::new();
+    for (place, mut draft) in drafts.into_iter().enumerate() {
+        draft.partition = if place == 0 { 0 } else { rng.i32(..partitions) };
+        let late = if partitions == 1 || place == 0 {
+            0
+        } else if draft.partition == lagging {
+            rng.usize(20..80)
+        } else {
+            rng.usize(..6)
+        };
+        order.push((place + late, draft));
+    }
+    order.sort_by_key(|(place, _)| *place);
+    let mut records: Vec<Draft> = order.into_iter().map(|(_, draft)| draft).collect();
+    let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+    for draft in &mut records {
+        let end = ends.entry(draft.partition).or_default();
+        draft.offset = *end;
+        *end += 1;
+    }
+    Workload { records, expected: Expected::default(), stamp }
 }

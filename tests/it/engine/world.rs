@@ -74,6 +74,7 @@ enum Act {
     Claim,
     Restore,
     Opened,
+    Judge,
     Done,
     Effects,
     Zombie,
@@ -170,7 +171,7 @@ impl World {
                 return;
             }
             let acts = self.possible();
-            if acts.iter().any(|(act, _)| !matches!(act, Act::Time | Act::Effects)) {
+            if acts.iter().any(|(act, _)| !matches!(act, Act::Time | Act::Effects | Act::Judge)) {
                 moved = Instant::now();
             } else {
                 assert!(moved.elapsed() < STALLED, "nothing goes on: {}", self.describe());
@@ -212,6 +213,7 @@ impl World {
             add(!node.claims.is_empty(), Act::Claim, place);
             add(!node.restores.is_empty(), Act::Restore, place);
             add(!node.opened.is_empty(), Act::Opened, place);
+            add(!node.judgements.is_empty(), Act::Judge, place);
             add(node.has_answered(), Act::Done, place);
             add(true, Act::Effects, place);
         }
@@ -271,6 +273,10 @@ impl World {
                 let opened = node.opened.remove(place).expect("within");
                 node.step(opened, now);
             }
+            Act::Judge => {
+                let judged = node.judge();
+                note(format!("{} judges: {judged}", node.name));
+            }
             Act::Done => {
                 note(format!("{} has given back", node.name));
                 node.inbox.give_back();
@@ -286,10 +292,11 @@ impl World {
     fn append(&mut self) {
         let left = self.workload.records.len() - self.appended;
         let count = self.rng.usize(1..=left.min(20));
-        let records = self.workload.records[self.appended..self.appended + count].to_vec();
-        let to = TopicPartition::new(&self.plan.topics.sources[0], 0);
-        let offsets = self.log().append(Append { to, records }).unwrap();
-        assert_eq!(offsets[0], self.appended as i64, "the reference counts from 0");
+        for draft in &self.workload.records[self.appended..self.appended + count] {
+            let to = TopicPartition::new(&self.plan.topics.sources[0], draft.partition);
+            let offsets = self.log().append(Append { to, records: vec![draft.record.clone()] }).unwrap();
+            assert_eq!(offsets, [draft.offset], "the reference counts from 0");
+        }
         self.appended += count;
     }
 
@@ -341,7 +348,11 @@ impl World {
             let tail = read(log.as_ref(), &changelog, known).len();
             assert_eq!(restored.records as usize, tail, "restored is the tail from {known} on, no more and no less");
         }
-        let opened = tidegate::instance::engine::Opened { position: restored.done.low(), restored: Some(restored) };
+        let opened = tidegate::instance::engine::Opened {
+            position: restored.done.low(),
+            restored: Some(restored),
+            next_sequence: None,
+        };
         node.opened.push_back(Input::Opened { of, epoch, opened: Ok(opened) });
     }
 
