@@ -25,6 +25,7 @@ pub struct Process {
     pub instance: Arc<Instance>,
     /// Where it answers.
     pub address: SocketAddr,
+    scheme: &'static str,
     front: Front,
     serving: Serving,
 }
@@ -50,8 +51,15 @@ impl Process {
         let advertised = bound.advertised(&config.server);
         let instance = Arc::new(Instance::start(Arc::new(config), log, handler, advertised)?);
         let front = Front::new(&instance, renderer);
-        let serving = Serving::start(bound.listener, super::router(doors, front.clone()));
-        Ok(Process { instance, address: bound.address, front, serving })
+        let router = super::router(doors, front.clone(), &bound.access);
+        let serving = Serving::start(bound.listener, router, bound.tls.as_ref());
+        let scheme = if bound.tls.is_some() { "https" } else { "http" };
+        Ok(Process { instance, address: bound.address, scheme, front, serving })
+    }
+
+    /// Where it answers, as a URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Hands back what is in flight, commits and leaves, within `processing.shutdown_timeout`. Health and

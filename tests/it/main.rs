@@ -2,6 +2,7 @@
 
 mod cli;
 mod codec;
+mod doors;
 mod embedded_log;
 mod engine;
 mod http;
