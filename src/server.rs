@@ -9,6 +9,7 @@ mod connection;
 pub mod error;
 pub mod health;
 pub mod limits;
+pub mod peers;
 pub mod process;
 pub mod tls;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -29,6 +30,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::instance::Instance;
@@ -37,6 +39,7 @@ use access::{Access, guard};
 use connection::Places;
 use error::ApiError;
 use limits::{Limits, limit};
+use peers::Peers;
 use tls::Tls;
 
 /// The largest request body, in bytes.
@@ -60,15 +63,21 @@ pub struct Front(Arc<Shared>);
 struct Shared {
     instance: Weak<Instance>,
     started: AtomicBool,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     metrics: Renderer,
+    peers: Peers,
 }
 
 impl Front {
-    /// The doors to `instance`.
-    pub fn new(instance: &Arc<Instance>, metrics: Renderer) -> Front {
-        let instance = Arc::downgrade(instance);
-        Front(Arc::new(Shared { instance, started: AtomicBool::new(false), stopping: AtomicBool::new(false), metrics }))
+    /// The doors to `instance`, which pass on to `peers` what is not its own.
+    pub fn new(instance: &Arc<Instance>, metrics: Renderer, peers: Peers) -> Front {
+        let (started, stopping) = (AtomicBool::new(false), watch::Sender::new(false));
+        Front(Arc::new(Shared { instance: Arc::downgrade(instance), started, stopping, metrics, peers }))
+    }
+
+    /// The other instances.
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
     }
 
     /// The instance, for one request.
@@ -76,16 +85,14 @@ impl Front {
     /// # Errors
     /// 503 `stopping` once the shutdown has begun.
     pub fn instance(&self) -> Result<Arc<Instance>, ApiError> {
-        let instance = (!self.0.stopping.load(Ordering::Acquire)).then(|| self.0.instance.upgrade()).flatten();
-        instance.ok_or_else(|| {
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this instance is shutting down")
-                .hint("ask another instance, or this one when it has been started again")
-        })
+        let instance = (!*self.0.stopping.borrow()).then(|| self.0.instance.upgrade()).flatten();
+        instance.ok_or_else(limits::stopping)
     }
 
-    /// From now on requests are answered with 503, except health and metrics.
+    /// From now on requests are answered with 503, except health and metrics; those under way have a
+    /// moment to end.
     pub fn begin_stop(&self) {
-        self.0.stopping.store(true, Ordering::Release);
+        self.0.stopping.send_replace(true);
     }
 
     /// True once the instance has been seen running; it stays so.
@@ -106,9 +113,15 @@ pub fn router(doors: Router<Front>, front: Front, access: &Access) -> Router {
     let doors = doors
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn_with_state(Limits::default(), limit))
+        .layer(from_fn_with_state(Limits::new(front.0.stopping.subscribe()), limit))
         .layer(guarded.clone());
-    let unknown = Router::new().fallback(nothing_here).layer(guarded.clone());
+    let asks = access.clone();
+    let unknown = async move |uri: Uri, headers: HeaderMap| {
+        if uri.path().starts_with("/api") {
+            asks.admits(&headers).map_err(IntoResponse::into_response)?;
+        }
+        Err::<(), Response>(nothing_here().into_response())
+    };
     Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
@@ -116,13 +129,12 @@ pub fn router(doors: Router<Front>, front: Front, access: &Access) -> Router {
         .route("/metrics", if access.protect_metrics { page.layer(guarded) } else { page })
         .method_not_allowed_fallback(not_allowed)
         .merge(doors)
-        .nest("/api", unknown)
-        .fallback(nothing_here)
+        .fallback(unknown)
         .layer(from_fn(catch_panic))
         .with_state(front)
 }
 
-async fn nothing_here() -> ApiError {
+fn nothing_here() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
         .hint("the API is below /api/v1, for example /api/v1/status")
 }
@@ -137,6 +149,8 @@ async fn not_allowed(method: Method) -> Response {
         .into_response()
 }
 
+/// What was measured, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn metrics_page(State(front): State<Front>) -> Response {
     let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, version)], front.0.metrics.render()).into_response()

@@ -82,7 +82,7 @@ impl Access {
     ///
     /// # Errors
     /// 401 with the next step.
-    fn admits(&self, headers: &HeaderMap) -> Result<(), Refused> {
+    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let Some(token) = &self.token else { return Ok(()) };
         let brought = headers.get(header::AUTHORIZATION).ok_or(Refused::Missing)?;
         let (scheme, brought) = split(brought.as_bytes()).ok_or(Refused::Missing)?;
@@ -111,9 +111,12 @@ fn read(path: &std::path::Path) -> Result<Secret, AccessError> {
     Ok(token)
 }
 
+/// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+pub enum Refused {
+    /// There is no token.
     Missing,
+    /// It is another one.
     Wrong,
 }
 

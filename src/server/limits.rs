@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::MAX_BODY_BYTES;
 use super::error::ApiError;
@@ -29,6 +29,10 @@ const MAX_BODIES_KIB: usize = 64 << 10;
 /// From the head of a request to its answer, its body included.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
+/// What is under way when the instance is told to stop has so long to end: the instance waits for it,
+/// and it may itself wait for another instance.
+const LAST_REQUESTS_WITHIN: Duration = Duration::from_secs(3);
+
 /// The places for requests.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -36,17 +40,28 @@ pub struct Limits {
     forwarded: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     within: Duration,
+    stopping: watch::Receiver<bool>,
 }
 
-impl Default for Limits {
-    /// All places free.
-    fn default() -> Limits {
+impl Limits {
+    /// All places free, until the instance stops.
+    pub fn new(stopping: watch::Receiver<bool>) -> Limits {
         Limits {
             own: Arc::new(Semaphore::new(MAX_REQUESTS)),
             forwarded: Arc::new(Semaphore::new(MAX_REQUESTS)),
             bodies: Arc::new(Semaphore::new(MAX_BODIES_KIB)),
             within: REQUEST_WITHIN,
+            stopping,
         }
+    }
+
+    /// Resolves when the instance has been stopping for as long as requests may last then.
+    async fn is_over(&self) {
+        let mut stopping = self.stopping.clone();
+        if stopping.wait_for(|stopping| *stopping).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LAST_REQUESTS_WITHIN).await;
     }
 }
 
@@ -61,15 +76,23 @@ pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -
     let Ok(_place) = places.try_acquire() else { return busy("requests").into_response() };
     let kib = u32::try_from(body_bytes(&request).div_ceil(1024)).unwrap_or(u32::MAX);
     let Ok(_body) = limits.bodies.try_acquire_many(kib) else { return busy("request bodies").into_response() };
-    match tokio::time::timeout(limits.within, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let message = format!("the request was not done within {} s", limits.within.as_secs());
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
-                .hint("send the body faster, or ask for less; whether events of it were appended is not known")
-                .into_response()
-        }
+    tokio::select! {
+        response = next.run(request) => response,
+        () = tokio::time::sleep(limits.within) => too_slow(limits.within).into_response(),
+        () = limits.is_over() => stopping().into_response(),
     }
+}
+
+fn too_slow(within: Duration) -> ApiError {
+    let message = format!("the request was not done within {} s", within.as_secs());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message)
+        .hint("send the body faster, or ask for less; whether events of it were appended is not known")
+}
+
+/// 503: the instance is shutting down.
+pub fn stopping() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this instance is shutting down")
+        .hint("ask another instance, or this one when it has been started again")
 }
 
 /// What the body may take: as announced, or the most that is taken.
@@ -131,8 +154,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_above_a_bound_is_refused_at_once() {
-        let limits =
-            Limits { own: Arc::new(Semaphore::new(1)), bodies: Arc::new(Semaphore::new(2)), ..Limits::default() };
+        let (_sender, running) = watch::channel(false);
+        let places = |places| Arc::new(Semaphore::new(places));
+        let limits = Limits { own: places(1), bodies: places(2), ..Limits::new(running) };
         let (url, go) = serve(limits.clone()).await;
         let first = tokio::spawn({
             let url = url.clone();
@@ -158,9 +182,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_does_not_last_for_ever() {
-        let limits = Limits { within: Duration::from_millis(50), ..Limits::default() };
+        let (sender, running) = watch::channel(false);
+        let limits = Limits { within: Duration::from_millis(50), ..Limits::new(running.clone()) };
         let (url, _go) = serve(limits.clone()).await;
         assert_eq!(ask(&url, "abc", false).await.0, 408);
         assert_eq!(limits.own.available_permits(), MAX_REQUESTS);
+        let (url, _go) = serve(Limits::new(running)).await;
+        sender.send_replace(true);
+        assert_eq!(ask(&url, "abc", false).await.0, 503, "not longer than a stop waits for it");
     }
 }

@@ -6,6 +6,8 @@ mod doors;
 mod embedded_log;
 mod engine;
 mod http;
+mod openapi;
 mod running;
+mod several;
 mod stamp;
 mod tidy;

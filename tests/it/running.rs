@@ -89,7 +89,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn agent(&self) -> ureq::Agent {
+    /// A client that believes it.
+    pub fn agent(&self) -> ureq::Agent {
         let mut tls = ureq::tls::TlsConfig::builder();
         if let Some(ca) = &self.ca {
             let certificate = ureq::tls::Certificate::from_pem(&std::fs::read(ca).unwrap()).unwrap();

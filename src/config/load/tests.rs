@@ -128,7 +128,11 @@ fn wrong_values_say_what_is_allowed() {
     fails(flag("log.kind", "kafka"), &["kafka.bootstrap_servers", "needs the address of a broker"]);
     fails(flag("source.topics", "a,b"), &["exactly one topic", "header", "arrival"]);
     fails(flag("source.topics", "tidegate-progress"), &["internal topic"]);
-    fails(flag("server.listen", "8080"), &["host:port"]);
+    fails(flag("server.listen", "8080"), &["server.listen", "host:port"]);
+    for advertised in ["orders", "http://orders", "orders x:80", "örders:80", ":80", "orders:70000"] {
+        fails(flag("server.advertised", advertised), &["server.advertised", "host:port"]);
+    }
+    assert!(flag("server.advertised", "[::1]:8080").is_ok());
     fails(from_file("[server]\ntoken = \"x\"\ntoken_file = \"y\""), &[":3: server.token_file", "both"]);
     fails(flag("server.tls.cert", "x.pem"), &["server.tls.key", "server.tls.cert"]);
     fails(flag("server.tls.key", "x.pem"), &["server.tls.key", "server.tls.cert"]);
@@ -162,11 +166,9 @@ fn what_does_not_exist_yet_is_not_unknown() {
     ] {
         fails(flag(key, value), &[key, "not available in this version"]);
     }
-    for (key, value) in [
-        ("processing.superseded", "expand"),
-        ("processing.threads", "1"),
-        ("state.marker_retention", "24h"),
-    ] {
+    for (key, value) in
+        [("processing.superseded", "expand"), ("processing.threads", "1"), ("state.marker_retention", "24h")]
+    {
         assert!(flag(key, value).is_ok(), "{key}");
     }
 }
