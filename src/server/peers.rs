@@ -172,8 +172,12 @@ impl Peers {
             let owners = self.owners(instance, outdated.as_ref()).await?;
             let Some(owner) = owners.of(partition) else { return Err(no_owner(partition)) };
             let again = last.as_ref().is_some_and(|(asked, _)| asked == owner);
-            if owner == self.own || again {
+            if again {
                 break;
+            }
+            if owner == self.own {
+                outdated = Some(owners);
+                continue;
             }
             match self.get(owner, path).await {
                 Ok(answer @ (StatusCode::OK | StatusCode::NOT_FOUND, _)) => return Ok(answer),

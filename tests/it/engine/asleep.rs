@@ -34,7 +34,8 @@ fn at_rest() -> World {
     let topology = topology::ensure(log.as_ref(), &config, &topics).unwrap();
     config.cascade = Cascade { max_depth: 3, max_children: 4 };
     let scripts = Scripts { keys: 10, cascade: config.cascade.clone(), parents: 30 };
-    let workload = workload::draw(&mut rng, &scripts, 50, StampSource::Offset, 1);
+    let mut workload = workload::draw(&mut rng, &scripts, 50, StampSource::Offset, 1);
+    workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once: 50, overlay_bytes: 1 << 20 };
     let mut world = World::new(plan, workload, folder, log, rng);
     let folder = world.free_folder();

@@ -273,10 +273,10 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
         drafts.push(Draft { partition: 0, offset: 0, record, what, sequence });
     }
     // Each record to a partition; those of the lagging one are appended later, others a little out of order.
-    let lagging = rng.i32(..partitions);
+    let lagging = rng.i32(0..partitions);
     let mut order: Vec<(usize, Draft)> = Vec::new();
     for (place, mut draft) in drafts.into_iter().enumerate() {
-        draft.partition = if place == 0 { 0 } else { rng.i32(..partitions) };
+        draft.partition = if place == 0 { 0 } else { rng.i32(0..partitions) };
         let late = if partitions == 1 || place == 0 {
             0
         } else if draft.partition == lagging {
