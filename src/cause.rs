@@ -58,6 +58,15 @@ impl Cause {
         Cause::TooLarge,
     ];
 
+    /// Whether it is the sequencer's: of a source record that became no event.
+    pub fn is_of_record(self) -> bool {
+        use Cause::{EmptyKey, KeyMismatch, KeyTooLong, NoSequence, SequenceJump, TooLate, Undecodable, UnknownAction};
+        matches!(
+            self,
+            Undecodable | EmptyKey | KeyTooLong | KeyMismatch | UnknownAction | NoSequence | SequenceJump | TooLate
+        )
+    }
+
     /// The stable word, as it stands in the header and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

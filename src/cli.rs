@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use axum::Router;
 use clap::{Parser, Subcommand};
 
-use crate::server::Front;
-use client::Client;
+use crate::server::{Front, bind};
+use client::{Client, ServerOptions};
 use error::CliError;
 use keys::Encoding;
 use options::ConfigOptions;
@@ -34,9 +34,8 @@ struct Cli {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// The instance to talk to.
-    #[arg(long, global = true, default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    server: String,
+    #[command(flatten)]
+    server: ServerOptions,
     /// How keys are written, here and in what is printed.
     #[arg(long, global = true, value_enum, default_value_t = Encoding::Text)]
     encoding: Encoding,
@@ -102,7 +101,7 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
         Verb::Topics(verb) => topics::topics(&verb, cli.output),
         Verb::Verify(options) => verdict::verify(&options, cli.encoding, cli.output),
         Verb::Config(ConfigVerb::Check(options)) => {
-            options.load()?;
+            bind::check(&options.load()?.server)?;
             output::line("the configuration is valid")
         }
         Verb::Config(ConfigVerb::Show(options)) => output::line(options.show()?.trim_end()),

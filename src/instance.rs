@@ -7,7 +7,10 @@ pub mod commit;
 pub mod engine;
 mod housekeeping;
 pub mod judging;
+mod lookup;
+mod measured;
 pub mod opening;
+mod sending;
 mod thread;
 pub mod topology;
 pub mod view;
@@ -15,28 +18,29 @@ pub mod view;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::unbounded;
 use tokio::sync::{oneshot, watch};
 
+use crate::clock;
 use crate::config::Config;
-use crate::event::{Action, Event};
 use crate::handler::DynHandler;
-use crate::json;
-use crate::log::{Append, Headers, Log, LogError, NewRecord, TopicPartition};
+use crate::log::{Log, LogError, TopicPartition};
 use crate::store::Stores;
-use crate::topics::{Topics, partition_of};
+use crate::topics::Topics;
 use calls::RuntimeCalls;
-use commit::Mark;
-use engine::{Answered, Listing, Question, Setting, ThreadStatus};
+use engine::{Question, Setting, ThreadStatus};
+use measured::Measured;
 use thread::{Beginning, EngineThread};
 use topology::TopologyError;
-use view::{InFlight, KeyEntry, ListQuery, Lookup, Page, Status, TaskState};
+use view::{Flow, InFlight, Status, TaskState};
 
 /// The pause between tries to reach the log at the start.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// An engine that does not answer within this time is stuck, or its process was stopped.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an instance does not start. The message names the cause and the next step.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,6 +70,9 @@ struct Shared {
     waiting_for: Mutex<Option<String>>,
     /// What the engine said last of itself.
     thread_status: Mutex<Option<ThreadStatus>>,
+    measured: Mutex<Measured>,
+    /// The largest record that the source topic takes, and when that was read.
+    largest: Mutex<Option<(i64, Instant)>>,
     stopping: AtomicBool,
     failed: watch::Sender<Option<StartError>>,
 }
@@ -96,6 +103,8 @@ impl Instance {
             engine: Mutex::new(None),
             waiting_for: Mutex::new(Some("the log".into())),
             thread_status: Mutex::new(None),
+            measured: Mutex::default(),
+            largest: Mutex::default(),
             stopping: AtomicBool::new(false),
             failed,
         });
@@ -131,70 +140,27 @@ impl Instance {
         status.partitions.sort_unstable();
         status.troubles.extend(thread.troubles);
         status.tasks = thread.tasks;
+        let measured = locked(&self.shared.measured);
+        for task in status.tasks.iter_mut().filter(|task| task.state == TaskState::Running) {
+            task.lag = measured.lag(task);
+        }
         status.buffered_bytes = thread.buffered_bytes;
         status
     }
 
-    /// What a key holds, committed.
-    pub async fn lookup(&self, key: Bytes) -> Lookup {
-        let partition = partition_of(&key, self.shared.config.processing.partitions);
-        let not_ready = |reason: &str| Lookup::NotReady { partition, reason: reason.to_owned() };
-        let asked = key.clone();
-        let Some(answered) = self.ask(|answer| Question::Lookup(asked, answer)).await else {
-            return not_ready(&self.waiting_for().unwrap_or_else(|| "the instance stops".into()));
-        };
-        match answered {
-            Answered::Entry(entry) => Lookup::Here { partition, entry: Some(entry) },
-            Answered::NotReady => not_ready("the partition is being restored or given back"),
-            Answered::AskStore(store) => match blocking(move || store.get(&key)).await {
-                Some(Ok(entry)) => Lookup::Here { partition, entry },
-                Some(Err(error)) => not_ready(&error.to_string()),
-                None => not_ready("the instance stops"),
-            },
-            Answered::NotHere => Lookup::Elsewhere { partition, owner: self.owner(partition).await },
-        }
+    /// What has flowed through it.
+    pub fn flow(&self) -> Flow {
+        locked(&self.shared.measured).flow(clock::now())
     }
 
-    /// Where the owner of a partition answers, from the mark of its last commit (protocol P5).
-    async fn owner(&self, partition: i32) -> Option<String> {
-        let shared = Arc::clone(&self.shared);
-        let committed = blocking(move || {
-            let of = TopicPartition::new(&shared.topics.repartition, partition);
-            shared.log.committed(&shared.config.application.id, &[of], false)
-        });
-        let committed = committed.await?.ok()?.pop()??;
-        let mark = Mark::parse(&committed.metadata)?;
-        (!mark.released && !mark.address.is_empty()).then_some(mark.address)
-    }
-
-    /// A page of keys of the partitions that this instance owns.
-    pub async fn list(&self, query: ListQuery) -> Page {
-        let asked = query.clone();
-        let listings = self.ask(|answer| Question::List(asked, answer)).await.unwrap_or_default();
-        blocking(move || page(&query, listings)).await.unwrap_or_default()
+    /// The names of its topics.
+    pub fn topics(&self) -> &Topics {
+        &self.shared.topics
     }
 
     /// At most `limit` of the events that run or wait for their retry, oldest first.
     pub async fn in_flight(&self, limit: usize) -> Vec<InFlight> {
         self.ask(|answer| Question::InFlight(limit, answer)).await.unwrap_or_default()
-    }
-
-    /// Appends primary events to the source topic; their offsets, in order.
-    ///
-    /// # Errors
-    /// What the log says; nothing is appended then, or it is not known.
-    pub async fn append(&self, events: Vec<Event>) -> Result<Vec<i64>, LogError> {
-        let shared = Arc::clone(&self.shared);
-        let append = move || {
-            let record = |event: &Event| NewRecord {
-                key: Some(event.key.clone()),
-                value: Some(if event.payload.is_none() { plain(event.action) } else { json::encode(event) }),
-                headers: Headers::new(),
-            };
-            let to = TopicPartition::new(&shared.topics.sources[0], 0);
-            shared.log.append(Append { to, records: events.iter().map(record).collect() })
-        };
-        blocking(append).await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
     }
 
     /// Its configuration.
@@ -237,10 +203,11 @@ impl Instance {
         locked(&self.shared.waiting_for).clone()
     }
 
+    /// What the engine answers; `None` when there is no engine, or none that answers.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (sender, answer) = oneshot::channel();
         locked(&self.shared.engine).as_ref()?.ask(question(sender));
-        answer.await.ok()
+        tokio::time::timeout(ANSWER_WITHIN, answer).await.ok()?.ok()
     }
 }
 
@@ -249,35 +216,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `send` writes for an event without payload: readable by any tool.
-fn plain(action: Action) -> Bytes {
-    Bytes::from_static(action.as_str().as_bytes())
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
-}
-
-/// Merges what waits above the stores with what is in them.
-fn page(query: &ListQuery, listings: Vec<Listing>) -> Page {
-    let mut entries = Vec::new();
-    for listing in listings {
-        let above: std::collections::BTreeMap<_, _> = listing.above.into_iter().collect();
-        let from = query.after.as_ref().filter(|after| **after >= query.prefix);
-        let stored = listing.store.scan(from.unwrap_or(&query.prefix), from.is_some());
-        let stored = stored.map_while(Result::ok).take_while(|(key, _)| key.starts_with(&query.prefix));
-        let wanted = |entry: &crate::entry::Entry| query.removed || entry.action == Action::Add;
-        let stored = stored.filter(|(key, entry)| !above.contains_key(key) && wanted(entry)).take(query.limit + 1);
-        let partition = listing.partition;
-        entries.extend(stored.map(|(key, entry)| KeyEntry { key, entry, partition }));
-        let above = above.iter().filter(|(_, entry)| wanted(entry)).take(query.limit + 1);
-        entries.extend(above.map(|(key, entry)| KeyEntry { key: key.clone(), entry: entry.clone(), partition }));
-    }
-    entries.sort_by(|a, b| a.key.cmp(&b.key));
-    let more = entries.len() > query.limit;
-    entries.truncate(query.limit);
-    let next = more.then(|| entries.last().map(|entry| entry.key.clone())).flatten();
-    Page { entries, next }
 }
 
 /// Reaches the log, checks the topics and starts the engine; tries until it can or the instance stops.
@@ -329,6 +269,7 @@ impl Starter {
             locked(&shared.engine).as_ref()?.ask(Question::Status(sender));
             let status = answer.blocking_recv().ok()?;
             *locked(&shared.thread_status) = Some(status.clone());
+            locked(&shared.measured).totals(status.totals, clock::now());
             Some(status)
         };
         let stopping = || shared.stopping.load(Ordering::Relaxed);
@@ -342,7 +283,10 @@ impl Starter {
                 engine.sources_are(partitions);
             }
         };
-        housekeeping::run(&shared.log, &shared.config, &shared.topics, &look, &report, &tell_sources, &stopping);
+        let end = |of: &TopicPartition, end| locked(&shared.measured).end(of, end);
+        let (tell_sources, stopping) = (&tell_sources, &stopping);
+        let house = housekeeping::House { look: &look, end: &end, report: &report, tell_sources, stopping };
+        housekeeping::run(&shared.log, &shared.config, &shared.topics, &house);
     }
 
     fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {

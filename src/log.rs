@@ -20,6 +20,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+/// After so long without a sign of life the group takes a member for dead and gives its partitions to
+/// others (where they can have other members: on Kafka).
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// One partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {

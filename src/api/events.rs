@@ -6,19 +6,74 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::bytes::sequence;
+use super::openapi::Failure;
 use super::query::Query;
-use crate::config::Format;
+use crate::config::{Format, StampSource};
 use crate::event::Event;
 use crate::log::LogError;
 use crate::sequencer::format;
 use crate::server::error::ApiError;
 use crate::server::{Front, MAX_BODY_BYTES};
-use crate::stamp::Stamp;
+use crate::stamp::{SEQUENCE_LIMIT, Stamp};
 
-/// `POST /api/v1/events`
+/// What was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Accepted {
+    /// How many events.
+    accepted: usize,
+    /// The sequence of the first one: a number in epoch 0, a text such as `"e1:5"` otherwise; null with
+    /// `source.stamp = "arrival"`, where it is given when the event is read.
+    #[schema(required)]
+    first_sequence: Option<Value>,
+    /// The sequence of the last one.
+    #[schema(required)]
+    last_sequence: Option<Value>,
+    /// Runs of sequences, first and last each, in the order of the events.
+    #[schema(value_type = Vec<Vec<Value>>)]
+    ranges: Vec<[Value; 2]>,
+}
+
+/// An event.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[allow(dead_code, reason = "describes what `sequencer::format` reads")]
+pub struct EventBody {
+    /// 1 to 1024 bytes.
+    key: Option<String>,
+    /// The same for one that is not UTF-8.
+    key_base64: Option<String>,
+    /// `ADD` or `REMOVE`.
+    action: String,
+    /// A text is its UTF-8, anything else the bytes of that JSON value as they stand.
+    payload: Option<Value>,
+    /// The payload, where it is not UTF-8.
+    payload_base64: Option<String>,
+    /// Its sequence, with `source.stamp = "header"`.
+    global_offset: Option<u64>,
+}
+
+/// Takes primary events: all of a request or none. They are on the source topic when this answers.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    tag = "events",
+    request_body(content(
+        (EventBody = "application/json"),
+        (String = "application/x-ndjson"),
+    ), description = "One event, or one a line"),
+    responses(
+        (status = 202, body = Accepted),
+        (status = 400, body = Failure, description = "`bad_event`: names the line; nothing was appended"),
+        (status = 409, body = Failure, description = "`no_sequence`: `source.stamp` is `header`, and an event has none"),
+        (status = 413, body = Failure, description = "`too_large`: over 8 MiB, or one event over what the log takes"),
+        (status = 415, body = Failure, description = "`unsupported_media_type`"),
+    )
+)]
 pub async fn post(
     State(front): State<Front>,
     RawQuery(query): RawQuery,
@@ -27,17 +82,26 @@ pub async fn post(
 ) -> Result<Response, ApiError> {
     Query::parse(query.as_deref(), &[])?;
     let by_line = is_ndjson(&headers)?;
-    let events = read(by_line, body.map_err(|rejection| refused_body(&rejection))?)?;
+    let body = body.map_err(|rejection| refused_body(&rejection))?;
     let instance = front.instance()?;
-    let epoch = instance.config().source.epoch;
-    let offsets = instance.append(events).await.map_err(refused_by_log)?;
-    let sequences: Vec<u64> = offsets.iter().map(|&offset| Stamp::root(epoch, offset as u64).sequence).collect();
-    let answer = json!({
-        "accepted": sequences.len(),
-        "first_sequence": sequences.first().copied().map(sequence),
-        "last_sequence": sequences.last().copied().map(sequence),
-        "ranges": ranges(&sequences),
-    });
+    let source = &instance.config().source;
+    let (stamp, epoch) = (source.stamp, source.epoch);
+    let (events, sequences) = read(by_line, body, stamp == StampSource::Header)?;
+    let offsets = instance.append(events, sequences.clone()).await.map_err(refused_by_log)?;
+    let accepted = offsets.len();
+    let sequences: Vec<u64> = match stamp {
+        StampSource::Offset => offsets.iter().map(|&offset| offset as u64).collect(),
+        StampSource::Header => sequences,
+        // Given when they are read.
+        StampSource::Arrival => Vec::new(),
+    };
+    let sequences: Vec<u64> = sequences.iter().map(|&sequence| Stamp::root(epoch, sequence).sequence).collect();
+    let answer = Accepted {
+        accepted,
+        first_sequence: sequences.first().copied().map(sequence),
+        last_sequence: sequences.last().copied().map(sequence),
+        ranges: ranges(&sequences),
+    };
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
@@ -68,29 +132,52 @@ fn too_large(message: String) -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
-fn read(by_line: bool, body: Bytes) -> Result<Vec<Event>, ApiError> {
-    if !by_line {
-        return Ok(vec![event(body).map_err(bad_event)?]);
-    }
-    let mut events = Vec::new();
-    for (index, line) in body.split(|&byte| byte == b'\n').enumerate() {
-        if line.trim_ascii().is_empty() {
+/// The events, and with `numbered` the sequence of each.
+fn read(by_line: bool, body: Bytes, numbered: bool) -> Result<(Vec<Event>, Vec<u64>), ApiError> {
+    let (mut events, mut sequences) = (Vec::new(), Vec::new());
+    let lines: Vec<&[u8]> = if by_line { body.split(|&byte| byte == b'\n').collect() } else { vec![&body] };
+    for (index, line) in lines.into_iter().enumerate() {
+        if by_line && line.trim_ascii().is_empty() {
             continue;
         }
-        let read = event(body.slice_ref(line)).map_err(|message| {
-            let line = index + 1;
-            bad_event(format!("line {line}: {message}")).with("line", line)
-        })?;
-        events.push(read);
+        let text = body.slice_ref(line);
+        let place = |refuse: &dyn Fn(String) -> ApiError, message: String| match by_line {
+            true => refuse(format!("line {}: {message}", index + 1)).with("line", index + 1),
+            false => refuse(message),
+        };
+        if numbered {
+            sequences.push(number(&text).map_err(|message| place(&no_sequence, message))?);
+        }
+        events.push(event(text).map_err(|message| place(&bad_event, message))?);
     }
     if events.is_empty() {
         return Err(bad_event("there is no event in the body".into()));
     }
-    Ok(events)
+    Ok((events, sequences))
 }
 
 fn event(text: Bytes) -> Result<Event, String> {
     format::decode(Format::Json, None, Some(&text)).map_err(|undecodable| undecodable.to_string())
+}
+
+/// The event's own sequence.
+fn number(text: &[u8]) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        global_offset: Option<u64>,
+    }
+    let numbered: Numbered = serde_json::from_slice(text).map_err(|error| format!("global_offset: {error}"))?;
+    match numbered.global_offset {
+        Some(sequence @ 0..SEQUENCE_LIMIT) => Ok(sequence),
+        Some(sequence) => Err(format!("global_offset is {sequence}, and has to be below {SEQUENCE_LIMIT}")),
+        None => Err("the event has no global_offset".into()),
+    }
+}
+
+fn no_sequence(message: String) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, "no_sequence", message).hint(
+        "source.stamp is \"header\": give each event its place in the order as \"global_offset\"; nothing was appended",
+    )
 }
 
 fn bad_event(message: String) -> ApiError {
@@ -118,6 +205,8 @@ fn ranges(sequences: &[u64]) -> Vec<[Value; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -129,11 +218,22 @@ mod tests {
     #[test]
     fn lines_are_taken_together_or_refused_with_their_number() {
         let body = "{\"key\":\"1\",\"action\":\"ADD\"}\r\n\n{\"key\":\"2\",\"action\":\"REMOVE\"}\n";
-        assert_eq!(read(true, body.into()).unwrap().len(), 2);
-        let error = format!("{:?}", read(true, format!("{body}{{\"key\":\"3\"}}").into()).unwrap_err());
+        assert_eq!(read(true, body.into(), false).unwrap().0.len(), 2);
+        let error = format!("{:?}", read(true, format!("{body}{{\"key\":\"3\"}}").into(), false).unwrap_err());
         assert!(error.contains("line 4"), "{error}");
-        assert!(read(true, "\n\n".into()).is_err());
-        assert!(read(false, "[]".into()).is_err());
+        assert!(read(true, "\n\n".into(), false).is_err());
+        assert!(read(false, "[]".into(), false).is_err());
+    }
+
+    #[test]
+    fn sequences_are_taken_from_the_events_or_missed() {
+        let line = |number: &str| format!("{{\"key\":\"1\",\"action\":\"ADD\"{number}}}\n");
+        let read = |text: String| read(true, text.into(), true).map(|(_, sequences)| sequences);
+        assert_eq!(read(line(",\"global_offset\":7") + &line(",\"global_offset\":0")).unwrap(), [7, 0]);
+        for wrong in ["", ",\"global_offset\":null", ",\"global_offset\":-1", ",\"global_offset\":72057594037927936"] {
+            let error = format!("{:?}", read(line(",\"global_offset\":7") + &line(wrong)).unwrap_err());
+            assert!(error.contains("no_sequence") && error.contains("line 2"), "{error}");
+        }
     }
 
     #[test]

@@ -1,108 +1,210 @@
-//! `GET /api/v1/keys/{key}` and `GET /api/v1/keys`: what keys hold, committed.
+//! `GET /api/v1/keys/{key}` and `GET /api/v1/keys`: what keys hold, committed, whoever owns them.
+
+use std::collections::BTreeSet;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use bytes::Bytes;
 use percent_encoding::percent_decode;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::bytes::put;
-use super::query::Query;
+use super::bytes::split;
+use super::everywhere;
+use super::query::{Query, refuse};
 use crate::entry::Entry;
 use crate::event::MAX_KEY_BYTES;
-use crate::instance::view::{ListQuery, Lookup};
+use crate::instance::view::{ListQuery, Lookup, Page};
 use crate::server::Front;
 use crate::server::error::ApiError;
+use crate::server::limits::is_forwarded;
 
-/// `GET /api/v1/keys/{key}`; the key is taken from the raw path, because it is bytes and not text.
+/// What a key holds.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Held {
+    /// The key, where it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    /// The key, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    /// `ADD` or `REMOVE`.
+    action: &'static str,
+    /// The value, where it is UTF-8; null where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    value: Option<Option<String>>,
+    /// The value, where it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+    /// The stamp of the event that made it so.
+    stamp: String,
+    /// Whether the cascade of this stamp's root is settled; null where that is not known.
+    #[schema(required)]
+    settled: Option<bool>,
+    /// The key's partition.
+    partition: i32,
+    /// The instance that owns it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+}
+
+impl Held {
+    fn new(key: &[u8], entry: &Entry, partition: i32) -> Held {
+        let (key, key_base64) = split(key);
+        let (value, value_base64) = match entry.value.as_deref().map(split) {
+            None => (Some(None), None),
+            Some((Some(text), _)) => (Some(Some(text)), None),
+            Some((None, base64)) => (None, base64),
+        };
+        let (action, stamp) = (entry.action.as_str(), entry.stamp.to_string());
+        Held { key, key_base64, action, value, value_base64, stamp, settled: None, partition, instance: None }
+    }
+}
+
+/// What a key holds. Any instance answers: it asks the owner.
+#[utoipa::path(
+    get,
+    path = "/api/v1/keys/{*key}",
+    tag = "state",
+    params(("key" = String, Path, description = "The key, percent-encoded")),
+    responses(
+        (status = 200, body = Held, description = "Also for a removed key, while its marker lives"),
+        (status = 404, body = super::openapi::Failure, description = "`unknown_key`"),
+    )
+)]
 pub async fn get(
     State(front): State<Front>,
     uri: Uri,
     RawQuery(query): RawQuery,
-) -> Result<Json<Map<String, Value>>, ApiError> {
+    headers: HeaderMap,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     Query::parse(query.as_deref(), &[])?;
+    // From the raw path, because a key is bytes and not text.
     let key = uri.path().strip_prefix("/api/v1/keys/").unwrap_or_default();
     let key: Bytes = percent_decode(key.as_bytes()).collect::<Vec<u8>>().into();
     if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
         let message = format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len());
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "bad_key", message));
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "bad_key", message)
+            .hint("give the key percent-encoded, as in /api/v1/keys/a%2Fb"));
     }
     let instance = front.instance()?;
     match instance.lookup(key.clone()).await {
         Lookup::Here { partition, entry: Some(entry) } => {
-            let mut object = of_entry(&key, &entry, partition);
-            object.insert("instance".into(), instance.status().instance.into());
-            Ok(Json(object))
+            let held = Held { instance: Some(instance.status().instance), ..Held::new(&key, &entry, partition) };
+            Ok((StatusCode::OK, Json(json!(held))))
         }
         Lookup::Here { partition, entry: None } => {
-            let message = format!("no event of the key {} has been committed", quoted(&key));
+            let key = json!(String::from_utf8_lossy(&key));
+            let message = format!("no event of the key {key} has been committed");
             Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_key", message)
                 .hint("/api/v1/in-flight shows what is still running")
                 .with("partition", partition))
         }
-        Lookup::Elsewhere { partition, owner } => Err(not_owner(partition, owner)),
         Lookup::NotReady { partition, reason } => {
             let message = format!("partition {partition} cannot answer now: {reason}");
-            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).hint("ask again shortly"))
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message)
+                .hint("ask again shortly")
+                .with("partition", partition)
+                .with("owner", front.peers().own()))
+        }
+        Lookup::Elsewhere { partition } if is_forwarded(&headers) => Err(not_owner(partition)),
+        Lookup::Elsewhere { partition } => {
+            let (status, answer) = front.peers().ask_owner(&instance, partition, uri.path()).await?;
+            Ok((status, Json(answer)))
         }
     }
 }
 
-fn not_owner(partition: i32, owner: Option<String>) -> ApiError {
-    let (message, hint) = match &owner {
-        Some(owner) => (
-            format!("partition {partition} of this key is owned by the instance at {owner}"),
-            format!("ask http://{owner}"),
-        ),
-        None => (
-            format!("partition {partition} of this key is owned by no instance that is known here"),
-            "it is about to be assigned: ask again shortly".to_owned(),
-        ),
-    };
-    let status = if owner.is_some() { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::SERVICE_UNAVAILABLE };
-    ApiError::new(status, if owner.is_some() { "not_owner" } else { "not_ready" }, message)
-        .hint(hint)
+/// To another instance, which then looks the owner up anew.
+fn not_owner(partition: i32) -> ApiError {
+    let message = format!("partition {partition} is not owned by this instance");
+    ApiError::new(StatusCode::MISDIRECTED_REQUEST, "not_owner", message)
+        .hint("ask without the header tidegate-forwarded")
         .with("partition", partition)
-        .with("owner", owner)
 }
 
-/// `GET /api/v1/keys`
-pub async fn list(State(front): State<Front>, RawQuery(query): RawQuery) -> Result<Json<Value>, ApiError> {
-    let known = ["prefix", "prefix_base64", "after", "after_base64", "limit", "removed"];
-    let query = Query::parse(query.as_deref(), &known)?;
+/// A page of keys.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeyPage {
+    /// In byte order of keys.
+    #[schema(value_type = Vec<Held>)]
+    pub entries: Vec<Value>,
+    /// Pass it as `after` for the next page; null when there is no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub next: Option<Option<String>>,
+    /// The same, to be passed as `after_base64`, where it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_base64: Option<String>,
+    /// Between instances: the partitions that this is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub partitions: Option<BTreeSet<i32>>,
+}
+
+impl KeyPage {
+    /// The page with these entries.
+    pub fn new(entries: Vec<Value>, next: Option<&[u8]>) -> KeyPage {
+        let (next, next_base64) = match next.map(split) {
+            None => (Some(None), None),
+            Some((Some(text), _)) => (Some(Some(text)), None),
+            Some((None, base64)) => (None, base64),
+        };
+        KeyPage { entries, next, next_base64, partitions: None }
+    }
+}
+
+/// Keys in byte order, over all partitions of all instances. A page ends early where its values are large.
+#[utoipa::path(
+    get,
+    path = "/api/v1/keys",
+    tag = "state",
+    params(
+        ("prefix" = Option<String>, Query, description = "Only keys that begin with it"),
+        ("prefix_base64" = Option<String>, Query, description = "The same for one that is not UTF-8"),
+        ("after" = Option<String>, Query, description = "Only keys above it: `next` of the page before"),
+        ("after_base64" = Option<String>, Query, description = "The same for one that is not UTF-8"),
+        ("limit" = Option<u32>, Query, description = "At most so many, 1 to 1000; 100 when not given"),
+        ("removed" = Option<bool>, Query, description = "Also removed keys whose marker lives"),
+    ),
+    responses((status = 200, body = KeyPage))
+)]
+pub async fn list(
+    State(front): State<Front>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Result<Json<KeyPage>, ApiError> {
+    let mut known = vec!["prefix", "prefix_base64", "after", "after_base64", "limit", "removed"];
+    if is_forwarded(&headers) {
+        known.push("partitions");
+    }
+    let query = Query::parse(raw.as_deref(), &known)?;
+    let partitions = query.text("partitions")?.map(|text| {
+        everywhere::read_partitions(&text).ok_or_else(|| refuse("partitions are numbers and ranges, such as 0-3,7"))
+    });
     let query = ListQuery {
         prefix: query.bytes("prefix")?.unwrap_or_default(),
         after: query.bytes("after")?,
         limit: query.limit()?,
         removed: query.flag("removed")?,
+        partitions: partitions.transpose()?,
     };
-    let page = front.instance()?.list(query).await;
-    let entries: Vec<Value> =
-        page.entries.iter().map(|held| of_entry(&held.key, &held.entry, held.partition).into()).collect();
-    let mut answer = Map::new();
-    answer.insert("entries".into(), entries.into());
-    match page.next {
-        Some(next) => put(&mut answer, "next", &next),
-        None => _ = answer.insert("next".into(), Value::Null),
+    let instance = front.instance()?;
+    if !is_forwarded(&headers) {
+        return everywhere::list(&front, &instance, query).await.map(Json);
     }
-    Ok(Json(answer.into()))
+    let page = instance.list(query).await.map_err(|reason| {
+        let message = format!("this instance cannot list its keys now: {reason}");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).hint("ask again shortly")
+    })?;
+    let partitions = page.partitions.clone();
+    Ok(Json(KeyPage { partitions: Some(partitions), ..KeyPage::new(entries(&page), page.next.as_deref()) }))
 }
 
-fn of_entry(key: &[u8], entry: &Entry, partition: i32) -> Map<String, Value> {
-    let mut object = Map::new();
-    put(&mut object, "key", key);
-    object.insert("action".into(), entry.action.as_str().into());
-    match &entry.value {
-        Some(value) => put(&mut object, "value", value),
-        None => _ = object.insert("value".into(), Value::Null),
-    }
-    object.insert("stamp".into(), entry.stamp.to_string().into());
-    object.insert("settled".into(), Value::Null);
-    object.insert("partition".into(), partition.into());
-    object
-}
-
-fn quoted(key: &[u8]) -> String {
-    json!(String::from_utf8_lossy(key)).to_string()
+/// The entries of a page as the answer has them.
+pub fn entries(page: &Page) -> Vec<Value> {
+    page.entries.iter().map(|held| json!(Held::new(&held.key, &held.entry, held.partition))).collect()
 }

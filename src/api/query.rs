@@ -46,6 +46,12 @@ impl Query {
         Ok(self.get(name).map(Bytes::copy_from_slice))
     }
 
+    /// The parameter as text.
+    pub fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+        let text = self.get(name).map(|text| String::from_utf8(text.to_vec()));
+        text.transpose().map_err(|_| refuse(format!("{name} is not UTF-8")))
+    }
+
     /// `true`, `false`, or nothing after the name for true.
     pub fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
@@ -66,7 +72,8 @@ impl Query {
     }
 }
 
-fn refuse(message: impl Into<String>) -> ApiError {
+/// 400: what is wrong with a parameter.
+pub fn refuse(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "bad_parameter", message)
 }
 

@@ -1,66 +1,132 @@
 //! Talks to a running instance.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::Value;
-use ureq::Agent;
 use ureq::http::Response;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, RequestBuilder};
 
 use super::error::CliError;
+use crate::config::secret::Secret;
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 256 << 20;
 
+/// Which instance is talked to, and how.
+#[derive(Args, Clone, Debug)]
+pub struct ServerOptions {
+    /// The instance to talk to.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    server: String,
+    /// The instance's server.token; --token-file keeps it out of the list of processes.
+    #[arg(long, global = true, env = "TIDEGATE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<Secret>,
+    /// The file with the instance's server.token; goes before --token and TIDEGATE_TOKEN.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The certificate (PEM) that signed the instance's, for https://; the usual ones when not given.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    fn token(&self) -> Result<Option<Secret>, CliError> {
+        let token = match &self.token_file {
+            Some(path) => {
+                let token = Secret::from(read(path, "--token-file")?.trim_ascii().to_owned());
+                if token.is_empty() {
+                    return Err(CliError::misused(format!("--token-file {}: it is empty", path.display())));
+                }
+                Some(token)
+            }
+            None => self.token.clone().filter(|token| !token.is_empty()),
+        };
+        if let Some(token) = &token {
+            token.check_token().map_err(|what| CliError::misused(format!("the token: {what}")))?;
+        }
+        Ok(token)
+    }
+
+    fn roots(&self) -> Result<RootCerts, CliError> {
+        let Some(path) = &self.ca else { return Ok(RootCerts::WebPki) };
+        let text = read(path, "--ca")?;
+        let certificates: Vec<Certificate<'static>> = parse_pem(text.as_bytes())
+            .filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                _ => None,
+            })
+            .collect();
+        if certificates.is_empty() {
+            return Err(CliError::misused(format!("--ca {}: there is no certificate in it", path.display()))
+                .hint("give a PEM file with -----BEGIN CERTIFICATE-----"));
+        }
+        Ok(RootCerts::Specific(Arc::new(certificates)))
+    }
+}
+
+fn read(path: &Path, option: &str) -> Result<String, CliError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| CliError::misused(format!("{option} {}: cannot read it: {error}", path.display())))
+}
+
 /// One instance's HTTP API.
 pub struct Client {
     base: String,
+    token: Option<Secret>,
     agent: Agent,
 }
 
 impl Client {
-    /// `server` is a URL such as `http://127.0.0.1:8080`, or `host:port`.
-    pub fn new(server: &str) -> Result<Client, CliError> {
+    /// `--server` is a URL such as `http://127.0.0.1:8080`, or `host:port`.
+    pub fn new(options: &ServerOptions) -> Result<Client, CliError> {
+        let server = options.server.trim_end_matches('/');
         let base = match server.split_once("://") {
-            Some(("http" | "https", _)) => server.trim_end_matches('/').to_owned(),
+            Some(("http" | "https", _)) => server.to_owned(),
             Some(_) => return Err(CliError::misused(format!("--server {server}: neither http:// nor https://"))),
-            None => format!("http://{}", server.trim_end_matches('/')),
+            None => format!("http://{server}"),
         };
         let agent = Agent::config_builder()
             .http_status_as_error(false)
+            // A token never follows to another place.
+            .max_redirects(0)
+            .tls_config(TlsConfig::builder().root_certs(options.roots()?).build())
             .timeout_connect(Some(Duration::from_secs(5)))
             .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .new_agent();
-        Ok(Client { base, agent })
+        Ok(Client { base, token: options.token()?, agent })
     }
 
-    /// `GET path`. Where another instance owns what is asked for, that one is asked.
-    pub fn get(&self, path: &str) -> Result<Value, CliError> {
-        let (status, answer) = self.ask(&self.base, path)?;
-        match answer["owner"].as_str() {
-            Some(owner) if status == 421 => {
-                let (status, answer) = self.ask(&format!("http://{owner}"), path)?;
-                judge(status, answer)
-            }
-            _ => judge(status, answer),
+    fn with_token<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
+            None => request,
         }
     }
 
-    fn ask(&self, base: &str, path: &str) -> Result<(u16, Value), CliError> {
-        self.read(base, self.agent.get(format!("{base}{path}")).call())
+    /// `GET path`
+    pub fn get(&self, path: &str) -> Result<Value, CliError> {
+        let request = self.with_token(self.agent.get(format!("{}{path}", self.base)));
+        let (status, answer) = self.read(request.call())?;
+        judge(status, answer)
     }
 
     /// `POST path` with newline-delimited JSON.
     pub fn post_lines(&self, path: &str, body: &[u8]) -> Result<Value, CliError> {
-        let request = self.agent.post(format!("{}{path}", self.base)).content_type("application/x-ndjson");
-        let (status, answer) = self.read(&self.base, request.send(body))?;
+        let request = self.with_token(self.agent.post(format!("{}{path}", self.base)));
+        let (status, answer) = self.read(request.content_type("application/x-ndjson").send(body))?;
         judge(status, answer)
     }
 
-    fn read(&self, base: &str, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<(u16, Value), CliError> {
+    fn read(&self, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<(u16, Value), CliError> {
+        let base = &self.base;
         let unreachable = |error: ureq::Error| {
             CliError::failed(format!("no answer from {base}: {error}"))
-                .hint("start an instance with `tidegate run`, or name another one with --server")
+                .hint("start an instance with `tidegate run`, or name another one with --server (and the signer of its certificate with --ca)")
         };
         let mut response = response.map_err(unreachable)?;
         let status = response.status().as_u16();

@@ -62,8 +62,7 @@ pub fn demo(options: &DemoOptions, doors: Router<Front>) -> Result<(), CliError>
         let screen = Screen::new();
         let observed = Arc::new(Observed::new(builtin::from_config(&config.handler, false).map_err(CliError::failed)?));
         let process = start(config, Arc::clone(&observed), doors).await?;
-        screen
-            .title("Tidegate", &format!("embedded log in {}, HTTP on http://{}", folder.0.display(), process.address));
+        screen.title("Tidegate", &format!("embedded log in {}, HTTP on {}", folder.0.display(), process.url()));
         let shown = show(options, &screen, &process, &observed).await;
         let stopped = process.stop().await;
         shown.and(stopped.map_err(CliError::from))

@@ -71,8 +71,8 @@ impl From<StartError> for CliError {
 impl From<BindError> for CliError {
     fn from(error: BindError) -> CliError {
         match error {
-            BindError::NotAnAddress(_) | BindError::OffLoopback(_) => CliError::misused(error.to_string()),
             BindError::Refused { .. } => CliError::failed(error.to_string()),
+            _ => CliError::misused(error.to_string()),
         }
     }
 }

@@ -74,7 +74,7 @@ pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
         name(&mut config, &bound);
         let log = open::log(&config)?;
         let process = Process::start(config, bound, log, handler, doors)?;
-        info!("answers on http://{}", process.address);
+        info!("answers on {}", process.url());
         let failed = tokio::select! {
             failed = process.instance.failed() => Some(failed),
             () = tell_changes(&process) => None,

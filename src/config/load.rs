@@ -139,6 +139,10 @@ fn shown(key: &str, value: &Value) -> String {
 fn is_secret(key: &str) -> bool {
     let name = key.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.'));
     let lower = key.to_ascii_lowercase();
+    // The name of a file is not what is in it.
+    if lower.ends_with("_file") {
+        return false;
+    }
     ["password", "secret", "token"].iter().any(|word| lower.contains(word))
         || name.is_some_and(|name| name.starts_with("sasl.") || name.starts_with("ssl.key"))
 }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest token, in bytes.
+const MAX_TOKEN_BYTES: usize = 4096;
+
 /// A token or password. It prints as asterisks; only [`Secret::reveal`] gives it away.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -18,6 +21,18 @@ impl Secret {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether it can stand in an HTTP header after `Bearer `.
+    ///
+    /// # Errors
+    /// What a token is made of.
+    pub fn check_token(&self) -> Result<(), &'static str> {
+        if self.0.bytes().all(|byte| byte.is_ascii_graphic()) && self.0.len() <= MAX_TOKEN_BYTES {
+            Ok(())
+        } else {
+            Err("a token is at most 4096 visible ASCII characters without spaces, such as `openssl rand -hex 32` gives")
+        }
     }
 }
 

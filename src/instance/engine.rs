@@ -8,6 +8,7 @@
 //! E3: after a transaction that is not committed every task begins anew from the log (protocol P1).
 
 mod assignment;
+mod awake;
 mod committing;
 mod flow;
 mod questions;
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use super::calls::{CallId, Calls, Finished, Verdict};
 use super::commit::{Ended, Work};
 use super::opening::OpenError;
+use super::view::Totals;
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::dead_letter::Reason;
@@ -43,6 +45,7 @@ use crate::task::queue::Queued;
 use crate::task::restore::Restored;
 use crate::topics::Topics;
 use assignment::Revoking;
+use awake::Awake;
 use committing::{Committing, Composition};
 pub use questions::{Answered, Listing, Question, ThreadStatus};
 use sources::SourceSlot;
@@ -84,8 +87,10 @@ pub enum Input {
     Sources(Vec<TopicPartition>),
     /// Something about a part of the work is wrong, or (`None`) is well again.
     Trouble(String, Option<String>),
-    /// A door wants to know something.
+    /// A door wants to know something; an [`Input::Awake`] goes before it.
     Question(Question),
+    /// The loop is at work at this moment of the clock that runs during suspends ([`crate::clock::boot`]).
+    Awake(Duration),
     /// Time has passed.
     Tick,
 }
@@ -178,6 +183,8 @@ pub struct Engine<C> {
     /// Retries by the time at which they are due.
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
     troubles: BTreeMap<String, String>,
+    awake: Awake,
+    totals: Totals,
     effects: Vec<Effect>,
 }
 
@@ -208,6 +215,8 @@ impl<C: Calls> Engine<C> {
             line: VecDeque::new(),
             retries: BinaryHeap::new(),
             troubles: BTreeMap::new(),
+            awake: Awake::default(),
+            totals: Totals::default(),
             effects: Vec::new(),
         }
     }
@@ -226,6 +235,7 @@ impl<C: Calls> Engine<C> {
             Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),
             Input::Question(question) => self.question(question, now),
+            Input::Awake(boot) => self.awake.seen(boot),
             Input::Tick => self.retry_due(now),
         }
     }

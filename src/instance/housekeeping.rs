@@ -19,17 +19,23 @@ const STEP: Duration = Duration::from_millis(100);
 /// How often the lag is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 
-/// Runs until `stopping`; `look` asks the engine how it is, `report` says how the log is, `tell_sources` which
-/// partitions the source topics have now.
-pub(super) fn run(
-    log: &Arc<dyn Log>,
-    config: &Config,
-    topics: &Topics,
-    look: &dyn Fn() -> Option<ThreadStatus>,
-    report: &dyn Fn(Option<String>),
-    tell_sources: &dyn Fn(Vec<TopicPartition>),
-    stopping: &dyn Fn() -> bool,
-) {
+/// The instance, as housekeeping needs it.
+pub(super) struct House<'a> {
+    /// Asks the engine how it is.
+    pub(super) look: &'a dyn Fn() -> Option<ThreadStatus>,
+    /// Takes where a partition ends.
+    pub(super) end: &'a dyn Fn(&TopicPartition, i64),
+    /// Takes what is wrong with the log; `None` = nothing.
+    pub(super) report: &'a dyn Fn(Option<String>),
+    /// Takes the partitions that the source topics have now.
+    pub(super) tell_sources: &'a dyn Fn(Vec<TopicPartition>),
+    /// Whether the instance stops.
+    pub(super) stopping: &'a dyn Fn() -> bool,
+}
+
+/// Runs until the instance stops.
+pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, house: &House<'_>) {
+    let House { look, end, report, tell_sources, stopping } = house;
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
     let tasks: Vec<_> = tasks.collect();
     let (mut purged, mut measured) = (clock::now(), clock::now());
@@ -52,7 +58,7 @@ pub(super) fn run(
                 source_partitions(log.as_ref(), topics).and_then(|sources| {
                     let all: Vec<_> = tasks.iter().chain(&sources).cloned().collect();
                     tell_sources(sources);
-                    measure(log.as_ref(), &config.application.id, &all)
+                    measure(log.as_ref(), &config.application.id, &all, *end)
                 })
             }
             _ => continue,
@@ -97,9 +103,15 @@ fn purge(log: &dyn Log, group: &str, tasks: &[TopicPartition]) -> Result<(), Log
 }
 
 /// The whole group's lag: every instance tells the same.
-fn measure(log: &dyn Log, group: &str, all: &[TopicPartition]) -> Result<(), LogError> {
+fn measure(
+    log: &dyn Log,
+    group: &str,
+    all: &[TopicPartition],
+    end: &dyn Fn(&TopicPartition, i64),
+) -> Result<(), LogError> {
     for (of, committed) in all.iter().zip(log.committed(group, all, false)?) {
         let ends = log.watermarks(of)?;
+        end(of, ends.high);
         let position = committed.map_or(ends.low, |committed| committed.position);
         metrics::lag(&of.topic, of.partition, (ends.high - position).max(0));
     }

@@ -31,6 +31,9 @@ const RESTORERS: usize = 4;
 /// Inputs taken in one round before effects are looked at.
 const ROUND: usize = 4096;
 
+/// How often an engine that nobody asks looks at the clock that runs during suspends (protocol P8).
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What an engine thread needs to begin.
 pub(super) struct Beginning {
     pub(super) log: Arc<dyn Log>,
@@ -180,6 +183,7 @@ fn run(
     failed: &dyn Fn(StartError),
 ) {
     let mut has_failed = false;
+    let mut looked = clock::now();
     loop {
         let wait = engine.next_tick(clock::now()).saturating_duration_since(clock::now());
         let mut next = select_biased! {
@@ -189,21 +193,26 @@ fn run(
             default(wait) => None,
         };
         let now = clock::now();
-        for _ in 0..ROUND {
-            match next.take() {
-                Some(input) => {
-                    surroundings.hear(&input);
-                    engine.step(input, now);
-                }
-                None => break,
+        let take = |engine: &mut Engine<RuntimeCalls>, input: Input| {
+            surroundings.hear(&input);
+            if matches!(input, Input::Question(_)) {
+                engine.step(Input::Awake(clock::boot()), now);
             }
+            engine.step(input, now);
+        };
+        if now.saturating_duration_since(looked) >= LOOK {
+            looked = now;
+            engine.step(Input::Awake(clock::boot()), now);
+        }
+        for _ in 0..ROUND {
+            let Some(input) = next.take() else { break };
+            take(&mut engine, input);
             let finished = || finished.try_recv().ok().map(Input::Finished);
             next = inputs.try_recv().ok().or_else(finished);
         }
         // The log's turn comes also while other inputs never end.
         for input in next.into_iter().chain(events.try_recv().ok().map(Input::Member)) {
-            surroundings.hear(&input);
-            engine.step(input, now);
+            take(&mut engine, input);
         }
         engine.step(Input::Tick, now);
         let effects = engine.effects(now);

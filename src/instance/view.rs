@@ -1,6 +1,8 @@
 //! What an instance tells the doors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -103,8 +105,6 @@ pub enum Lookup {
     Elsewhere {
         /// The key's partition.
         partition: i32,
-        /// Where its owner answers, when that is known.
-        owner: Option<String>,
     },
     /// This instance owns the partition but cannot answer now, with the reason.
     NotReady {
@@ -133,6 +133,8 @@ pub struct Page {
     pub entries: Vec<KeyEntry>,
     /// Pass it as `after` for the next page; `None` = there is no more.
     pub next: Option<Bytes>,
+    /// The partitions that this is of: all of those asked for that this instance answers for.
+    pub partitions: BTreeSet<i32>,
 }
 
 /// Which keys to list.
@@ -146,4 +148,44 @@ pub struct ListQuery {
     pub limit: usize,
     /// Also removed keys whose marker lives.
     pub removed: bool,
+    /// Only of these partitions; `None` = of all.
+    pub partitions: Option<BTreeSet<i32>>,
+}
+
+/// What an engine has committed since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Source records that the sequencer has read.
+    pub sequenced: u64,
+    /// Those of them that became dead letters.
+    pub refused_records: u64,
+    /// Events of the repartition topic that tasks have processed, whatever came of them.
+    pub processed: u64,
+    /// Those of them, and children, that became dead letters.
+    pub refused_events: u64,
+    /// Children on the repartition topic.
+    pub children: u64,
+    /// Entries in the changelog.
+    pub entries: u64,
+}
+
+impl Totals {
+    /// Both together.
+    pub fn add(&mut self, more: &Totals) {
+        self.sequenced += more.sequenced;
+        self.refused_records += more.refused_records;
+        self.processed += more.processed;
+        self.refused_events += more.refused_events;
+        self.children += more.children;
+        self.entries += more.entries;
+    }
+}
+
+/// What has flowed through an instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flow {
+    /// Since its start.
+    pub totals: Totals,
+    /// The totals of some seconds ago, and how long ago that was; `None` just after the start.
+    pub before: Option<(Totals, Duration)>,
 }

@@ -1,10 +1,12 @@
-//! Where the server listens.
+//! Where the server listens, and under which conditions.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use tokio::net::TcpListener;
 
+use super::access::{Access, AccessError};
+use super::tls::{Tls, TlsError};
 use crate::config;
 
 const DEFAULT_PORT: u16 = 8080;
@@ -20,10 +22,16 @@ pub enum BindError {
     NotAnAddress(String),
     /// Others could reach it, and nothing asks them who they are: exit code 2.
     #[error(
-        "server.listen: {0} can be reached from other machines, and there is no token yet that would keep them out; \
-         listen on 127.0.0.1, or add --insecure if the network is trusted"
+        "server.listen: {0} can be reached from other machines, and there is no token that would keep them out; set \
+         server.token_file or server.token, listen on 127.0.0.1, or add --insecure if the network is trusted"
     )]
     OffLoopback(SocketAddr),
+    /// The token cannot be used: exit code 2.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The files for HTTPS cannot be used: exit code 2.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address is taken or not ours: exit code 1.
     #[error("cannot listen on {address}: {error}; {next_step}")]
     Refused {
@@ -36,12 +44,16 @@ pub enum BindError {
     },
 }
 
-/// A listener and its address.
+/// A listener, its address, and what it asks callers for.
 pub struct Bound {
     /// Accepts connections.
     pub listener: TcpListener,
     /// The address, with the port that it really has.
     pub address: SocketAddr,
+    /// The token.
+    pub access: Access,
+    /// HTTPS, where the configuration has it.
+    pub tls: Option<Tls>,
 }
 
 impl Bound {
@@ -58,15 +70,36 @@ impl Bound {
     }
 }
 
+/// Whether token and files for HTTPS can be used.
+///
+/// # Errors
+/// [`BindError::Access`] and [`BindError::Tls`].
+pub fn check(config: &config::Server) -> Result<(Access, Option<Tls>), BindError> {
+    Ok((Access::load(config)?, Tls::load(&config.tls)?))
+}
+
 /// Listens on `server.listen`; when that is unset, on 127.0.0.1 with port 8080 or the next free one.
 /// Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`BindError`]: what is wrong with the configuration is told before anything is listened on.
 pub async fn bind(config: &config::Server, insecure: bool) -> Result<Bound, BindError> {
-    if config.listen.is_empty() {
-        return next_free().await;
+    let (access, tls) = check(config)?;
+    let (listener, address) = match config.listen.as_str() {
+        "" => next_free().await?,
+        listen => at(listen, insecure || access.is_protected()).await?,
+    };
+    if access.is_protected() && tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!("the token goes over the network as it is: set server.tls, or put a proxy with HTTPS before it");
     }
-    let mut addresses = config.listen.to_socket_addrs().map_err(|_| BindError::NotAnAddress(config.listen.clone()))?;
-    let address = addresses.next().ok_or_else(|| BindError::NotAnAddress(config.listen.clone()))?;
-    if !address.ip().is_loopback() && !insecure {
+    Ok(Bound { listener, address, access, tls })
+}
+
+async fn at(asked: &str, may_be_reached: bool) -> Result<(TcpListener, SocketAddr), BindError> {
+    let not_an_address = || BindError::NotAnAddress(asked.to_owned());
+    let mut addresses = asked.to_socket_addrs().map_err(|_| not_an_address())?;
+    let address = addresses.next().ok_or_else(not_an_address)?;
+    if !address.ip().is_loopback() && !may_be_reached {
         return Err(BindError::OffLoopback(address));
     }
     listen(address).await.map_err(|error| {
@@ -75,11 +108,11 @@ pub async fn bind(config: &config::Server, insecure: bool) -> Result<Bound, Bind
             io::ErrorKind::PermissionDenied => "choose a port above 1023",
             _ => "set server.listen to an address of this machine",
         };
-        BindError::Refused { address: config.listen.clone(), error, next_step }
+        BindError::Refused { address: asked.to_owned(), error, next_step }
     })
 }
 
-async fn next_free() -> Result<Bound, BindError> {
+async fn next_free() -> Result<(TcpListener, SocketAddr), BindError> {
     let mut last = None;
     for port in DEFAULT_PORT..DEFAULT_PORT + TRIES {
         match listen(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port)).await {
@@ -98,10 +131,10 @@ async fn next_free() -> Result<Bound, BindError> {
     })
 }
 
-async fn listen(address: SocketAddr) -> io::Result<Bound> {
+async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    Ok(Bound { listener, address })
+    Ok((listener, address))
 }
 
 #[cfg(test)]
@@ -123,10 +156,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn off_loopback_needs_insecure() {
+    async fn off_loopback_needs_a_token_or_insecure() {
         assert!(matches!(bind(&server("0.0.0.0:0"), false).await, Err(BindError::OffLoopback(_))));
         let bound = bind(&server("0.0.0.0:0"), true).await.unwrap();
         assert!(!bound.advertised(&server("0.0.0.0:0")).starts_with("0.0.0.0"));
         assert!(matches!(bind(&server("8080"), false).await, Err(BindError::NotAnAddress(_))));
+        let protected = config::Server { token: "s3cret".to_owned().into(), ..server("0.0.0.0:0") };
+        assert!(bind(&protected, false).await.unwrap().access.is_protected());
     }
 }

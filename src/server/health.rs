@@ -9,20 +9,66 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use utoipa::{OpenApi, ToSchema};
 
 use super::Front;
 use super::error::ApiError;
 
+/// How it is.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what `answer` makes")]
+struct Health {
+    /// `ok` or `failed`.
+    status: String,
+    /// The checks that fail; with `verbose` all of them.
+    checks: Option<Vec<HealthCheck>>,
+}
+
+/// One check.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes what `answer` makes")]
+struct HealthCheck {
+    /// Its name.
+    name: String,
+    /// Whether all is well.
+    ok: bool,
+    /// What is wrong.
+    message: Option<String>,
+}
+
+#[derive(OpenApi)]
+#[openapi(paths(live, startup, ready, super::metrics_page))]
+struct Described;
+
+/// The description of what every server has beside its doors.
+pub fn described() -> utoipa::openapi::OpenApi {
+    Described::openapi()
+}
+
 /// A check's name, and what is wrong if anything is.
 struct Check(&'static str, Option<String>);
 
-/// `GET /livez`
+/// Whether the process is to be left alone; never depends on the log.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "health",
+    params(("verbose" = Option<bool>, Query, description = "All checks, not only those that fail")),
+    responses((status = 200, body = Health), (status = 503, body = Health))
+)]
 pub async fn live(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
     let failed = front.instance().is_ok_and(|instance| instance.status().state == "failed");
     answer("livez", vec![Check("engine", failed.then(|| "the engine has failed".into()))], query)
 }
 
-/// `GET /startupz`
+/// Whether the instance has been running once.
+#[utoipa::path(
+    get,
+    path = "/startupz",
+    tag = "health",
+    params(("verbose" = Option<bool>, Query, description = "All checks, not only those that fail")),
+    responses((status = 200, body = Health), (status = 503, body = Health))
+)]
 pub async fn startup(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
     let state = match front.instance() {
         Ok(instance) => instance.status().state,
@@ -31,7 +77,14 @@ pub async fn startup(State(front): State<Front>, RawQuery(query): RawQuery) -> R
     answer("startupz", vec![started(&front, state)], query)
 }
 
-/// `GET /readyz`
+/// Whether the instance can be given work and questions.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "health",
+    params(("verbose" = Option<bool>, Query, description = "All checks, not only those that fail")),
+    responses((status = 200, body = Health), (status = 503, body = Health))
+)]
 pub async fn ready(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
     let Ok(instance) = front.instance() else {
         return answer("readyz", vec![Check("state", Some("the instance is stopping".into()))], query);

@@ -9,6 +9,7 @@ use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::bind::Bound;
+use super::peers::Peers;
 use super::{Front, Serving};
 use crate::config::Config;
 use crate::handler::DynHandler;
@@ -25,6 +26,7 @@ pub struct Process {
     pub instance: Arc<Instance>,
     /// Where it answers.
     pub address: SocketAddr,
+    scheme: &'static str,
     front: Front,
     serving: Serving,
 }
@@ -48,10 +50,19 @@ impl Process {
     ) -> Result<Process, StartError> {
         let renderer = metrics::install();
         let advertised = bound.advertised(&config.server);
+        let peers = Peers::new(advertised.clone(), &bound.access, bound.tls.as_ref())
+            .map_err(|error| StartError::Failed(format!("cannot prepare calls of other instances: {error}")))?;
         let instance = Arc::new(Instance::start(Arc::new(config), log, handler, advertised)?);
-        let front = Front::new(&instance, renderer);
-        let serving = Serving::start(bound.listener, super::router(doors, front.clone()));
-        Ok(Process { instance, address: bound.address, front, serving })
+        let front = Front::new(&instance, renderer, peers);
+        let router = super::router(doors, front.clone(), &bound.access);
+        let serving = Serving::start(bound.listener, router, bound.tls.as_ref());
+        let scheme = if bound.tls.is_some() { "https" } else { "http" };
+        Ok(Process { instance, address: bound.address, scheme, front, serving })
+    }
+
+    /// Where it answers, as a URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Hands back what is in flight, commits and leaves, within `processing.shutdown_timeout`. Health and

@@ -5,6 +5,7 @@
 //! O2: what is taken for the store is everything committed, so the position asked from the log at
 //!     that moment covers it (protocol P11).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -112,10 +113,22 @@ impl Overlay {
         self.flushing.is_some()
     }
 
-    /// The committed entries above the store that match, for a listing.
-    pub fn committed_above_store(&self, mut matches: impl FnMut(&Bytes) -> bool) -> Vec<(Bytes, Entry)> {
+    /// The first `at_most` of the committed entries above the store that match, in byte order of keys:
+    /// no more is copied than a page needs.
+    pub fn first_above_store(&self, at_most: usize, matches: impl Fn(&Bytes) -> bool) -> BTreeMap<Bytes, Entry> {
         let flushing = self.flushing.iter().flat_map(|entries| entries.iter());
         let newest_last = flushing.chain(self.committed.iter());
-        newest_last.filter(|(key, _)| matches(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect()
+        let mut first: BTreeMap<&Bytes, &Entry> = BTreeMap::new();
+        for (key, entry) in newest_last.filter(|(key, _)| matches(key)) {
+            let beyond = first.len() >= at_most && first.last_key_value().is_some_and(|(last, _)| key > last);
+            if beyond {
+                continue;
+            }
+            first.insert(key, entry);
+            if first.len() > at_most {
+                first.pop_last();
+            }
+        }
+        first.into_iter().map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 }

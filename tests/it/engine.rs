@@ -4,6 +4,7 @@
 //! checked at the end of each is in `check.rs`; while it runs the driver and its parts check G1, K1,
 //! L1, M2, P2, P3 and R1. `TIDEGATE_SEED=n` runs one seed alone.
 
+mod asleep;
 mod check;
 mod faulty;
 mod member;

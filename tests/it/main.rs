@@ -2,9 +2,12 @@
 
 mod cli;
 mod codec;
+mod doors;
 mod embedded_log;
 mod engine;
 mod http;
+mod openapi;
 mod running;
+mod several;
 mod stamp;
 mod tidy;

@@ -1,7 +1,7 @@
 //! The binary as a child process: an instance on a folder of its own, and commands that talk to it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -76,11 +76,44 @@ pub struct Running {
     child: Child,
     lines: Receiver<String>,
     agent: ureq::Agent,
+    caller: Caller,
+}
+
+/// What callers bring.
+#[derive(Clone, Default)]
+pub struct Caller {
+    /// The token.
+    pub token: Option<String>,
+    /// The file with the certificate that they believe.
+    pub ca: Option<PathBuf>,
+}
+
+impl Caller {
+    /// A client that believes it.
+    pub fn agent(&self) -> ureq::Agent {
+        let mut tls = ureq::tls::TlsConfig::builder();
+        if let Some(ca) = &self.ca {
+            let certificate = ureq::tls::Certificate::from_pem(&std::fs::read(ca).unwrap()).unwrap();
+            tls = tls.root_certs(ureq::tls::RootCerts::new_with_certs(&[certificate]));
+        }
+        ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .tls_config(tls.build())
+            .timeout_global(Some(PATIENCE))
+            .allow_non_standard_methods(true)
+            .build()
+            .new_agent()
+    }
 }
 
 impl Running {
     /// Starts an instance with the handler `scripted` in `folder` and waits until it is ready.
     pub fn start(folder: &Path, arguments: &[&str]) -> Running {
+        Running::start_for(folder, arguments, Caller::default())
+    }
+
+    /// The same for callers that bring something.
+    pub fn start_for(folder: &Path, arguments: &[&str], caller: Caller) -> Running {
         let mut command = tidegate(folder);
         command.args(["run", "--handler", "scripted", "--listen", "127.0.0.1:0"]);
         command.args(["--set", "processing.partitions=4", "--set", "application.instance_id=one"]);
@@ -99,13 +132,7 @@ impl Running {
                 break url.trim().to_owned();
             }
         };
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .allow_non_standard_methods(true)
-            .build()
-            .new_agent();
-        let running = Running { url, child, lines, agent };
+        let running = Running { url, child, lines, agent: caller.agent(), caller };
         eventually("ready", || (running.get("/readyz").0 == 200).then_some(()));
         running
     }
@@ -118,8 +145,15 @@ impl Running {
 
     /// `GET path`: the status and the body.
     pub fn get_text(&self, path: &str) -> (u16, String) {
-        let mut response = self.agent.get(format!("{}{path}", self.url)).call().unwrap();
+        let mut response = self.with_token(self.agent.get(format!("{}{path}", self.url))).call().unwrap();
         (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    fn with_token<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.caller.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     /// `POST /api/v1/events`
@@ -129,7 +163,7 @@ impl Running {
 
     /// `POST path`
     pub fn post_to(&self, path: &str, content_type: &str, body: impl AsRef<[u8]>) -> (u16, Value) {
-        let request = self.agent.post(format!("{}{path}", self.url)).content_type(content_type);
+        let request = self.with_token(self.agent.post(format!("{}{path}", self.url)).content_type(content_type));
         let mut response = request.send(body.as_ref()).unwrap();
         let text = response.body_mut().read_to_string().unwrap();
         (response.status().as_u16(), serde_json::from_str(&text).unwrap())

@@ -28,7 +28,7 @@ pub async fn check(process: &Process, observed: &Observed, screen: &Screen, sent
     });
     let attempts = config.handler.retry.attempts;
     let expected = reference::run(primaries, &config.cascade, |event| reference::call(&handler, event, attempts));
-    let found = found(process).await;
+    let found = found(process).await?;
     let different: Vec<&Bytes> = expected
         .state
         .iter()
@@ -56,16 +56,16 @@ pub async fn check(process: &Process, observed: &Observed, screen: &Screen, sent
     Ok(())
 }
 
-async fn found(process: &Process) -> BTreeMap<Bytes, Held> {
+async fn found(process: &Process) -> Result<BTreeMap<Bytes, Held>, CliError> {
     let mut found = BTreeMap::new();
     let mut query = ListQuery { limit: 1000, removed: true, ..ListQuery::default() };
     loop {
-        let page = process.instance.list(query.clone()).await;
+        let page = process.instance.list(query.clone()).await.map_err(CliError::failed)?;
         found.extend(
             page.entries.into_iter().map(|held| (held.key, (held.entry.stamp, held.entry.action, held.entry.value))),
         );
         if page.next.is_none() {
-            return found;
+            return Ok(found);
         }
         query.after = page.next;
     }

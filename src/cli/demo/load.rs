@@ -54,7 +54,7 @@ pub async fn run(
         let due = (elapsed.as_secs_f64() * options.rate as f64) as u64;
         let count = due.saturating_sub(sent.len() as u64 - before).min(options.rate);
         let events: Vec<Event> = (0..count).map(|_| random_event(options.keys)).collect();
-        let offsets = process.instance.append(events.clone()).await;
+        let offsets = process.instance.append(events.clone(), Vec::new()).await;
         let offsets = offsets.map_err(|error| CliError::failed(format!("cannot append: {error}")))?;
         sent.extend(offsets.into_iter().map(|offset| offset as u64).zip(events));
         view.show(process, observed, sent.len() as u64, false);

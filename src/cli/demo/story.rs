@@ -73,7 +73,7 @@ pub async fn tell(process: &Process, observed: &Observed, screen: &Screen) -> Re
 /// Sends `key`:ADD.
 async fn send(process: &Process, sent: &mut Sent, key: &'static str, script: Option<String>) -> Result<(), CliError> {
     let event = Event { key: key.into(), action: Action::Add, payload: script.map(Bytes::from) };
-    let offsets = process.instance.append(vec![event.clone()]).await;
+    let offsets = process.instance.append(vec![event.clone()], Vec::new()).await;
     let offsets = offsets.map_err(|error| CliError::failed(format!("cannot append: {error}")))?;
     sent.extend(offsets.into_iter().map(|offset| (offset as u64, event.clone())));
     Ok(())

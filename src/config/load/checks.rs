@@ -23,6 +23,7 @@ pub fn problems(config: &Config, origins: &BTreeMap<String, String>) -> Vec<Stri
     checks.durations(config);
     checks.names(config);
     checks.source(config);
+    checks.server(config);
     if config.log.kind == LogKind::Kafka && config.kafka.bootstrap_servers.trim().is_empty() {
         checks.problem(
             "kafka.bootstrap_servers",
@@ -98,10 +99,33 @@ impl Checks<'_> {
         if instance.contains(['/', '\\', '\0']) || instance == "." || instance == ".." {
             self.problem("application.instance_id", &format!("{instance:?}"), "a folder is named after it");
         }
-        let listen = &config.server.listen;
-        let port = listen.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-        if !listen.is_empty() && port.is_none_or(|port| port.parse::<u16>().is_err()) {
-            self.problem("server.listen", &format!("{listen:?}"), "expected host:port, such as \"127.0.0.1:8080\"");
+    }
+
+    fn server(&mut self, config: &Config) {
+        let server = &config.server;
+        for (key, address) in [("server.listen", &server.listen), ("server.advertised", &server.advertised)] {
+            let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+            // It stands in the metadata of committed positions, whose words are parted by spaces (protocol P5).
+            let is_word = address.bytes().all(|byte| byte.is_ascii_graphic());
+            if !address.is_empty() && (!is_word || port.is_none_or(|port| port.parse::<u16>().is_err())) {
+                self.problem(key, &format!("{address:?}"), "expected host:port, such as \"127.0.0.1:8080\"");
+            }
+        }
+        if let Err(what) = server.token.check_token() {
+            self.problem("server.token", &"\"********\"", what);
+        }
+        let (token_file, tls) = (&server.token_file, &server.tls);
+        if !server.token.is_empty() && !token_file.as_os_str().is_empty() {
+            let what = "server.token is set, too; keep one of both";
+            self.problem("server.token_file", &format!("{token_file:?}"), what);
+        }
+        let missing = match (tls.cert.as_os_str().is_empty(), tls.key.as_os_str().is_empty()) {
+            (true, false) => Some(("server.tls.cert", "server.tls.key")),
+            (false, true) => Some(("server.tls.key", "server.tls.cert")),
+            _ => None,
+        };
+        if let Some((missing, set)) = missing {
+            self.problem(missing, &"\"\"", &format!("{set} is set: HTTPS needs both files, HTTP neither"));
         }
     }
 

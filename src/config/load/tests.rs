@@ -128,7 +128,14 @@ fn wrong_values_say_what_is_allowed() {
     fails(flag("log.kind", "kafka"), &["kafka.bootstrap_servers", "needs the address of a broker"]);
     fails(flag("source.topics", "a,b"), &["exactly one topic", "header", "arrival"]);
     fails(flag("source.topics", "tidegate-progress"), &["internal topic"]);
-    fails(flag("server.listen", "8080"), &["host:port"]);
+    fails(flag("server.listen", "8080"), &["server.listen", "host:port"]);
+    for advertised in ["orders", "http://orders", "orders x:80", "örders:80", ":80", "orders:70000"] {
+        fails(flag("server.advertised", advertised), &["server.advertised", "host:port"]);
+    }
+    assert!(flag("server.advertised", "[::1]:8080").is_ok());
+    fails(from_file("[server]\ntoken = \"x\"\ntoken_file = \"y\""), &[":3: server.token_file", "both"]);
+    fails(flag("server.tls.cert", "x.pem"), &["server.tls.key", "server.tls.cert"]);
+    fails(flag("server.tls.key", "x.pem"), &["server.tls.key", "server.tls.cert"]);
 }
 
 #[test]
@@ -153,21 +160,15 @@ fn what_does_not_exist_yet_is_not_unknown() {
         ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
-        ("server.token", "x"),
-        ("server.tls.cert", "x.pem"),
         ("output.topic", "out"),
         ("replay.postgres", "postgres://x"),
         ("source.max_disorder", "5"),
     ] {
         fails(flag(key, value), &[key, "not available in this version"]);
     }
-    for (key, value) in [
-        ("processing.superseded", "expand"),
-        ("processing.threads", "1"),
-        ("state.marker_retention", "24h"),
-        ("server.token", ""),
-        ("server.protect_metrics", "false"),
-    ] {
+    for (key, value) in
+        [("processing.superseded", "expand"), ("processing.threads", "1"), ("state.marker_retention", "24h")]
+    {
         assert!(flag(key, value).is_ok(), "{key}");
     }
 }
@@ -187,7 +188,8 @@ fn secrets_are_shown_nowhere() {
     assert!(shown.contains("guarantee = \"exactly_once\"  # default"), "{shown}");
     let again: Config = toml::from_str(&shown).unwrap();
     assert_eq!(again.kafka.bootstrap_servers, "b:9092");
-    fails(flag("server.token", "hidden"), &["server.token"]);
-    let error = flag("server.token", "hidden").unwrap_err().to_string();
-    assert!(!error.contains("hidden"));
+    let shown = show(&flag("server.token", "hidden").unwrap());
+    assert!(shown.contains("token = \"********\"  # --set") && !shown.contains("hidden"), "{shown}");
+    let error = flag("server.token", "hid den").unwrap_err().to_string();
+    assert!(error.contains("server.token") && !error.contains("den"), "{error}");
 }

@@ -11,6 +11,7 @@ use super::{Effect, Engine, Flush};
 use crate::clock;
 use crate::instance::calls::Calls;
 use crate::instance::commit::{Ended, Mark, Work};
+use crate::instance::view::Totals;
 use crate::log::outbox::Outbox;
 use crate::log::{Membership, OffsetCommit, TopicPartition};
 use crate::metrics::{self, Outcome};
@@ -44,6 +45,8 @@ pub(super) struct Composition {
     depths: BTreeMap<usize, usize>,
     sampled: Vec<i64>,
     events: u64,
+    /// Source records among what was taken in.
+    pub(super) sequenced: u64,
 }
 
 impl Composition {
@@ -56,6 +59,7 @@ impl Composition {
             depths,
             sampled: Vec::new(),
             events: 0,
+            sequenced: 0,
         }
     }
 
@@ -101,11 +105,14 @@ pub(super) struct Committing {
     begun: Instant,
     composition: Composition,
     children: u64,
+    entries: usize,
     causes: Vec<crate::cause::Cause>,
     /// The positions that it commits.
     tasks: Vec<(i32, u64, i64, Option<Bytes>)>,
     sources: Vec<(TopicPartition, u64, i64)>,
     releases: bool,
+    /// How many pauses there were when it began (protocol P8).
+    pauses: u64,
 }
 
 impl<C: Calls> Engine<C> {
@@ -115,6 +122,7 @@ impl<C: Calls> Engine<C> {
         }
         self.flush_if_due(now);
         self.renew_positions_if_due(now);
+        self.commit_in_doubt();
         let waited = now.saturating_duration_since(self.last_commit);
         let due = waited >= self.setting.config.processing.commit_interval || self.composing.outbox.bytes > LARGE;
         let releases = self.revoking.is_some();
@@ -198,9 +206,20 @@ impl<C: Calls> Engine<C> {
         }
         self.last_commit = now;
         let (children, causes) = (work.outbox.children, std::mem::take(&mut work.outbox.causes));
-        let bytes = work.outbox.bytes;
-        self.committing =
-            Some(Committing { bytes, begun: now, composition, children, causes, tasks, sources, releases });
+        let (bytes, pauses) = (work.outbox.bytes, self.awake.pauses());
+        let entries = work.changes.iter().map(|(_, entries, _)| entries.len()).sum();
+        self.committing = Some(Committing {
+            bytes,
+            begun: now,
+            composition,
+            children,
+            entries,
+            causes,
+            tasks,
+            sources,
+            releases,
+            pauses,
+        });
         self.effects.push(Effect::Commit(Box::new(work)));
     }
 
@@ -209,6 +228,7 @@ impl<C: Calls> Engine<C> {
         let releases = committing.releases;
         match ended {
             Ended::Committed(receipt) => {
+                self.awake.confirmed(committing.pauses);
                 self.committed(committing, &receipt.ends, now);
                 if releases {
                     self.finish_revoke();
@@ -236,6 +256,15 @@ impl<C: Calls> Engine<C> {
         for cause in &committing.causes {
             metrics::dead_letters(cause.as_str(), 1);
         }
+        let refused_records = committing.causes.iter().filter(|cause| cause.is_of_record()).count() as u64;
+        self.totals.add(&Totals {
+            sequenced: committing.composition.sequenced,
+            refused_records,
+            processed: committing.composition.events,
+            refused_events: committing.causes.len() as u64 - refused_records,
+            children: committing.children,
+            entries: committing.entries as u64,
+        });
         committing.composition.tell();
         for (of, epoch, position) in committing.sources {
             if let Some(slot) = self.sources.get_mut(&of).filter(|slot| slot.epoch == epoch) {

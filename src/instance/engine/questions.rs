@@ -1,5 +1,6 @@
 //! What the doors ask an engine thread, answered between two inputs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,17 +10,22 @@ use tokio::sync::oneshot;
 use super::Engine;
 use crate::entry::Entry;
 use crate::instance::calls::Calls;
-use crate::instance::view::{InFlight, ListQuery, TaskState, TaskStatus};
+use crate::instance::view::{InFlight, ListQuery, TaskState, TaskStatus, Totals};
 use crate::store::Store;
+use crate::task::Task;
 use crate::topics::partition_of;
+
+/// The most entries above a store that one listing takes along; more than a page has.
+const LISTED_ABOVE: usize = 1024;
 
 /// A question; the answer goes to the sender. A dropped sender means that the engine is gone.
 #[derive(Debug)]
 pub enum Question {
     /// What a key holds, committed.
     Lookup(Bytes, oneshot::Sender<Answered>),
-    /// The committed entries that match and may not be in the stores yet, and the stores below them.
-    List(ListQuery, oneshot::Sender<Vec<Listing>>),
+    /// The committed entries that match and may not be in the stores yet, and the stores below them; or why
+    /// there is no answer now.
+    List(ListQuery, oneshot::Sender<Result<Vec<Listing>, String>>),
     /// What runs or waits for its retry.
     InFlight(usize, oneshot::Sender<Vec<InFlight>>),
     /// Everything that the status page shows.
@@ -33,8 +39,8 @@ pub enum Answered {
     Entry(Entry),
     /// Only the store can tell: the asker reads it, so that the engine does not wait for a disk.
     AskStore(Arc<Store>),
-    /// The partition is being opened or given back.
-    NotReady,
+    /// The partition is being opened or given back, or the whole engine may not answer now; the reason.
+    NotReady(String),
     /// The partition is not here.
     NotHere,
 }
@@ -45,7 +51,9 @@ pub struct Listing {
     /// The partition.
     pub partition: i32,
     /// Entries above the store; they hide those in it.
-    pub above: Vec<(Bytes, Entry)>,
+    pub above: BTreeMap<Bytes, Entry>,
+    /// `above` ends here although there is more: nothing beyond this key can be told from it.
+    pub cut: Option<Bytes>,
     /// The store.
     pub store: Arc<Store>,
 }
@@ -65,6 +73,8 @@ pub struct ThreadStatus {
     pub running: usize,
     /// Entries and bytes in the stores, roughly.
     pub store_size: (u64, u64),
+    /// What it has committed.
+    pub totals: Totals,
 }
 
 impl<C: Calls> Engine<C> {
@@ -83,26 +93,32 @@ impl<C: Calls> Engine<C> {
         let Some(task) = self.tasks.get(&partition) else {
             let opens =
                 self.opening.keys().any(|of| of.partition == partition && of.topic == self.setting.topics.repartition);
-            return if opens { Answered::NotReady } else { Answered::NotHere };
+            return if opens { Answered::NotReady("it is being restored".into()) } else { Answered::NotHere };
         };
+        if let Some(reason) = self.awake.doubt() {
+            return Answered::NotReady(reason);
+        }
         match task.overlay.committed_above(key) {
-            _ if task.closing => Answered::NotReady,
+            _ if task.closing => Answered::NotReady("it is being given back".into()),
             Some(entry) => Answered::Entry(entry.clone()),
             None => Answered::AskStore(Arc::clone(task.overlay.store())),
         }
     }
 
-    fn list(&self, query: &ListQuery) -> Vec<Listing> {
-        let tasks = self.tasks.iter().filter(|(_, task)| !task.closing);
-        tasks
-            .map(|(partition, task)| {
-                let matches = |key: &Bytes| {
-                    key.starts_with(&query.prefix) && query.after.as_ref().is_none_or(|after| key > after)
-                };
-                let above = task.overlay.committed_above_store(matches);
-                Listing { partition: *partition, above, store: Arc::clone(task.overlay.store()) }
-            })
-            .collect()
+    fn list(&self, query: &ListQuery) -> Result<Vec<Listing>, String> {
+        if let Some(reason) = self.awake.doubt() {
+            return Err(reason);
+        }
+        let wanted = |partition: &i32| query.partitions.as_ref().is_none_or(|wanted| wanted.contains(partition));
+        let matches =
+            |key: &Bytes| key.starts_with(&query.prefix) && query.after.as_ref().is_none_or(|after| key > after);
+        let tasks = self.tasks.iter().filter(|(partition, task)| !task.closing && wanted(partition));
+        let listing = |(partition, task): (&i32, &Task)| {
+            let above = task.overlay.first_above_store(LISTED_ABOVE, matches);
+            let cut = (above.len() == LISTED_ABOVE).then(|| above.last_key_value().map(|(key, _)| key.clone()));
+            Listing { partition: *partition, above, cut: cut.flatten(), store: Arc::clone(task.overlay.store()) }
+        };
+        Ok(tasks.map(listing).collect())
     }
 
     fn in_flight(&self, limit: usize, now: Instant) -> Vec<InFlight> {
@@ -152,6 +168,7 @@ impl<C: Calls> Engine<C> {
             joined: self.membership.is_some(),
             running: self.running,
             store_size,
+            totals: self.totals,
         }
     }
 }

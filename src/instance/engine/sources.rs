@@ -41,6 +41,7 @@ impl<C: Calls> Engine<C> {
         let Some(slot) = self.sources.get_mut(&fetched.of).filter(|slot| slot.epoch == fetched.epoch) else { return };
         metrics::events_received(&fetched.of.topic, fetched.records.len() as u64);
         self.composing.touch(&self.membership);
+        self.composing.sequenced += fetched.records.len() as u64;
         slot.touched = true;
         let beyond = self.sequencer.sequence(&mut slot.source, fetched.records, &mut self.composing.outbox);
         if let Some(beyond) = beyond {

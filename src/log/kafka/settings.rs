@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::log::Isolation;
+use crate::log::{Isolation, SESSION_TIMEOUT};
 
 /// How to reach the cluster.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct KafkaOptions {
     pub properties: BTreeMap<String, String>,
     /// Names the process in the broker's logs.
     pub client_id: String,
-    /// After so long without a heartbeat a member is taken for dead. Default 6 s.
+    /// After so long without a heartbeat a member is taken for dead. Default [`SESSION_TIMEOUT`].
     pub session_timeout: Duration,
     /// After so long the broker aborts a transaction by itself. Default 10 s.
     pub transaction_timeout: Duration,
@@ -31,7 +31,7 @@ impl KafkaOptions {
             bootstrap_servers: bootstrap_servers.to_owned(),
             properties: BTreeMap::new(),
             client_id: "tidegate".to_owned(),
-            session_timeout: Duration::from_secs(6),
+            session_timeout: SESSION_TIMEOUT,
             transaction_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(10),
         }

@@ -127,7 +127,7 @@ pub fn lookups(world: &mut World) {
             let entry = match answered.try_recv().expect("answered at once") {
                 Answered::Entry(entry) => Some(entry),
                 Answered::AskStore(store) => store.get(&key).unwrap(),
-                Answered::NotReady => panic!("{key:?} is not ready at {}", node.name),
+                Answered::NotReady(reason) => panic!("{key:?} is not ready at {}: {reason}", node.name),
                 Answered::NotHere => continue,
             };
             owners += 1;
@@ -219,7 +219,7 @@ pub fn stores(world: &mut World) {
         let (answer, mut listings) = oneshot::channel();
         let query = tidegate::instance::view::ListQuery { limit: 1000, ..Default::default() };
         node.step(Input::Question(Question::List(query, answer)), now);
-        for listing in listings.try_recv().expect("answered at once") {
+        for listing in listings.try_recv().expect("answered at once").expect("nothing stood still") {
             assert!(listing.above.is_empty(), "nothing waits above the stores after a restart");
             found.extend(
                 listing.store.scan(b"", false).map(|item| item.unwrap()).map(|(key, entry)| (key, held(entry))),

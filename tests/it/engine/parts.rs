@@ -141,11 +141,34 @@ fn the_overlay_tells_the_engine_the_newest_and_readers_the_committed() {
     drop(overlay.commit_begins());
     overlay.commit_ends();
     assert_eq!(see(&overlay), ("3".into(), "3".into()));
-    assert_eq!(overlay.committed_above_store(|_| true).last().unwrap().1.stamp.to_string(), "3", "newest last");
+    assert_eq!(overlay.first_above_store(9, |_| true)[&key].stamp.to_string(), "3", "the newest hides the older");
     overlay.flush_ends();
     assert_eq!(overlay.flush_begins().unwrap()[&key].stamp.to_string(), "3");
     overlay.flush_ends();
     assert_eq!(see(&overlay), ("1".into(), "none".into()), "nobody has written the store in this test");
+}
+
+/// No more than asked for is copied, and it is the first in the order of keys, newest entries.
+#[test]
+fn a_listing_takes_no_more_of_the_overlay_than_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    let mut overlay = Overlay::new(Arc::new(store));
+    let mut put = |keys: std::ops::Range<u8>, stamp: &str, flush: bool| {
+        keys.for_each(|key| overlay.put(Bytes::copy_from_slice(&[key]), entry(stamp)));
+        drop(overlay.commit_begins());
+        overlay.commit_ends();
+        if flush {
+            overlay.flush_begins();
+        }
+    };
+    put(0..200, "1", true);
+    put(100..250, "2", false);
+    let first = overlay.first_above_store(5, |key| key[0] >= 98);
+    let told: Vec<_> = first.iter().map(|(key, entry)| (key[0], entry.stamp.to_string())).collect();
+    let expected = [(98, "1"), (99, "1"), (100, "2"), (101, "2"), (102, "2")];
+    assert_eq!(told, expected.map(|(key, stamp)| (key, stamp.to_owned())));
+    assert_eq!(overlay.first_above_store(1000, |_| true).len(), 250);
 }
 
 fn changelog_of(folder: &Path) -> (EmbeddedLog, TopicPartition) {

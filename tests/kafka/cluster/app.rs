@@ -134,11 +134,16 @@ impl Instance<'_> {
         said.get(self.from..).unwrap_or_default().to_owned()
     }
 
+    /// Where it answers, once it has said so.
+    pub fn url(&self) -> Option<String> {
+        let said = self.said();
+        let address = said.lines().find_map(|line| line.split_once("answers on "))?.1;
+        Some(address.trim().to_owned())
+    }
+
     /// An answer of its API.
     fn get(&self, path: &str) -> Option<Value> {
-        let said = self.said();
-        let address =
-            said.lines().find_map(|line| line.split_once("answers on ")).map(|(_, address)| address.trim())?;
+        let address = self.url()?;
         let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).build().new_agent();
         let text = agent.get(format!("{address}{path}")).call().ok()?.body_mut().read_to_string().ok()?;
         serde_json::from_str(&text).ok()
