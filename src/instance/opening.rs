@@ -132,6 +132,10 @@ impl Opener {
             valid()
         };
         loop {
+            // A newer opening of the partition may have its store already.
+            if !valid() {
+                return Err(OpenError::Moved);
+            }
             match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
                 Ok(restored) => {
                     (self.report)(&changelog, None);
@@ -146,9 +150,6 @@ impl Opener {
                     }
                     (self.report)(&changelog, Some(format!("restoring {changelog}: {error}")));
                 }
-            }
-            if !valid() {
-                return Err(OpenError::Moved);
             }
             std::thread::sleep(RETRY);
         }

@@ -6,6 +6,7 @@ mod check;
 mod fresh;
 mod load;
 mod refusals;
+mod sources;
 mod woken;
 
 use std::time::{Duration, Instant};

@@ -127,6 +127,8 @@ impl<C: Calls> Engine<C> {
             let task = Task::new(of.partition, epoch, restored.store, restored.done);
             self.tasks.insert(of.partition, task);
             if of.partition == SEQUENCERS_PARTITION && self.reads_by_hand() {
+                // Others may have counted on since this thread had the seat.
+                self.sequencer.runs().forget();
                 self.open_sources();
             }
         } else {

@@ -26,6 +26,8 @@ pub struct App {
     pub source: Arc<str>,
     pub topics: Topics,
     pub log: KafkaLog,
+    /// More settings of its instances, `key=value`.
+    pub settings: Vec<String>,
     folder: tempfile::TempDir,
 }
 
@@ -43,7 +45,7 @@ impl App {
         let id = kit::unique(name);
         let topics = Topics::new(&id, &[source.to_string()]);
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
-        App { id, servers, source, topics, log, folder }
+        App { id, servers, source, topics, log, settings: Vec::new(), folder }
     }
 
     /// The partitions of one of its topics.
@@ -61,6 +63,9 @@ impl App {
         command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
         command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
         command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
         command.current_dir(self.folder.path()).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
         command
     }
@@ -156,12 +161,18 @@ impl Instance<'_> {
 
     /// How many partitions it owns and has at work; none while one of them is being opened.
     pub fn owns(&self) -> usize {
+        self.partitions().len()
+    }
+
+    /// The partitions that it owns and has at work; none while one of them is being opened.
+    pub fn partitions(&self) -> Vec<i32> {
         let status = self.get("/api/v1/status").or_else(|| {
             let said = self.said();
             said.lines().rev().find_map(|line| line.strip_prefix(super::fresh::STATUS)?.parse().ok())
         });
-        let Some(status) = status.filter(|status| status["state"] == "running") else { return 0 };
-        status["partitions"].as_array().map_or(0, Vec::len)
+        let Some(status) = status.filter(|status| status["state"] == "running") else { return Vec::new() };
+        let partitions = status["partitions"].as_array().into_iter().flatten();
+        partitions.filter_map(|partition| partition.as_i64().map(|partition| partition as i32)).collect()
     }
 
     /// Sends a signal.
