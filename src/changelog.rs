@@ -10,9 +10,7 @@ use crate::entry::Entry;
 use crate::event::{DecodeError, FORMAT_VERSION};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
 use crate::proto;
-
-/// The header that tells bookkeeping from entries.
-pub const KIND: &str = "tidegate_kind";
+use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);

@@ -117,6 +117,15 @@ impl History {
             )));
         }
         for at in self.positions.values().filter(|at| at.epoch == epoch) {
+            let elsewhere = !config.topics.contains(&at.topic);
+            if elsewhere && config.stamp == config::StampSource::Offset {
+                return Err(Break(format!(
+                    "source.topics = {:?}, but this application's events have their order from the offsets of {:?} so \
+                     far, and offsets of two topics cannot be compared; to read the other one as later than all that \
+                     was, raise source.epoch (now {epoch}); or use another application.id",
+                    config.topics, at.topic
+                )));
+            }
             let stamp = if at.stamp.is_empty() { "offset" } else { &at.stamp };
             if stamp != config.stamp.as_str() {
                 return Err(Break(format!(
@@ -178,6 +187,20 @@ mod tests {
         assert!(says(&source(StampSource::Header, 0), "a").unwrap_err().contains("source.epoch = 0"));
         assert!(says(&source(StampSource::Offset, 1), "a").unwrap_err().contains("source.stamp = \"offset\""));
         assert!(says(&source(StampSource::Header, 1), "b").unwrap_err().contains("created again"));
+        let other = |stamp| config::Source { topics: vec!["u".into()], ..source(stamp, 1) };
+        assert_eq!(says(&other(StampSource::Header), "a"), Ok(()), "sequences of all topics are of one kind");
+    }
+
+    #[test]
+    fn offsets_of_another_topic_are_no_order() {
+        let history = history(vec![proto::SourcePosition { stamp: String::new(), ..at(0, 5, 0, "a") }]);
+        let says = |topic: &str, epoch| {
+            let config = config::Source { topics: vec![topic.into()], epoch, ..config::Source::default() };
+            history.allows(&config, &BTreeMap::new()).map_err(|error| error.0)
+        };
+        assert_eq!(says("t", 0), Ok(()));
+        assert!(says("u", 0).unwrap_err().contains("cannot be compared"));
+        assert_eq!(says("u", 1), Ok(()));
     }
 
     #[test]

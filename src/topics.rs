@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// The header that tells records of bookkeeping from entries.
+pub const KIND: &str = "tidegate_kind";
+
 /// The topics of one application.
 #[derive(Clone, Debug)]
 pub struct Topics {

@@ -25,7 +25,7 @@ use crate::log::{
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
-use crate::topics::Topics;
+use crate::topics::{self, Topics};
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
@@ -260,7 +260,7 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
 }
 
 fn progress_record(progress: &proto::Progress) -> NewRecord {
-    let headers: Headers = vec![(changelog::KIND.to_owned(), Bytes::from_static(b"counts"))];
+    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(b"counts"))];
     NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
 }
 

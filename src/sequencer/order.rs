@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::changelog::KIND;
 use crate::event::{DecodeError, FORMAT_VERSION};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
 use crate::proto;
+use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);

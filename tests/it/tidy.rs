@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 7] = [
         "json",
     ],
     &["log", "store", "handler"],
-    &["sequencer", "changelog", "frontier", "reference"],
+    &["sequencer", "changelog", "progress", "frontier", "reference"],
     &["task"],
     &["instance"],
     &["server"],
