@@ -19,6 +19,7 @@ const CASCADE_DEPTH: &str = "tidegate_cascade_depth";
 const HANDLER_DURATION: &str = "tidegate_handler_duration_seconds";
 const HANDLER_RETRIES: &str = "tidegate_handler_retries_total";
 const IN_FLIGHT_EVENTS: &str = "tidegate_in_flight_events";
+const BUFFERED_BYTES: &str = "tidegate_buffered_bytes";
 const OLDEST_AGE: &str = "tidegate_oldest_in_flight_age_seconds";
 const COMMITS: &str = "tidegate_commits_total";
 const COMMIT_DURATION: &str = "tidegate_commit_duration_seconds";
@@ -33,6 +34,7 @@ const STORE_BYTES: &str = "tidegate_store_bytes";
 const STORE_FLUSH_DURATION: &str = "tidegate_store_flush_duration_seconds";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
 const END_TO_END_LATENCY: &str = "tidegate_end_to_end_latency_seconds";
+const READY: &str = "tidegate_ready";
 const BUILD_INFO: &str = "tidegate_build_info";
 
 /// Counters and histograms, for `# HELP`.
@@ -57,6 +59,8 @@ const HELP: &[(&str, &str)] = &[
 /// Gauges, for `# HELP`; the names of [`partitions`] need a `# TYPE` as well.
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Handler calls running."),
+    (BUFFERED_BYTES, "What is read and not committed; at processing.max_buffered partitions pause."),
+    (READY, "1 where /readyz answers 200, else 0."),
     (OLDEST_AGE, "Age of the oldest event that is read and not done."),
     (CONSUMER_LAG, "Records between the committed position and the end of the partition."),
     (RESTORE_REMAINING, "Changelog records still to be restored."),
@@ -104,6 +108,8 @@ struct Meters {
     depth: Histogram,
     handler_duration: Histogram,
     in_flight: Gauge,
+    buffered: Gauge,
+    ready: Gauge,
     commits: Counter,
     commit_duration: Histogram,
     restored: Counter,
@@ -160,6 +166,8 @@ impl Meters {
             depth: histogram(CASCADE_DEPTH),
             handler_duration: histogram(HANDLER_DURATION),
             in_flight: gauge(IN_FLIGHT_EVENTS),
+            buffered: gauge(BUFFERED_BYTES),
+            ready: gauge(READY),
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
             restored: counter(RESTORED_RECORDS),
@@ -239,7 +247,7 @@ pub fn handler_duration(duration: Duration) {
     }
 }
 
-/// A try of a handler failed and will be repeated; `cause` is `retry`, `timeout` or `panic`.
+/// A try of a handler failed and will be repeated; `cause` is `failure`, `timeout` or `panic`.
 pub fn handler_retried(cause: &'static str) {
     add(HANDLER_RETRIES, "cause", cause, 1);
 }
@@ -248,6 +256,20 @@ pub fn handler_retried(cause: &'static str) {
 pub fn in_flight(n: usize) {
     if let Some(meters) = meters() {
         meters.in_flight.set(n as f64);
+    }
+}
+
+/// Bytes that are read and not committed.
+pub fn buffered(bytes: usize) {
+    if let Some(meters) = meters() {
+        meters.buffered.set(bytes as f64);
+    }
+}
+
+/// Whether the instance is ready.
+pub fn ready(ready: bool) {
+    if let Some(meters) = meters() {
+        meters.ready.set(f64::from(u8::from(ready)));
     }
 }
 
@@ -264,7 +286,8 @@ pub fn commit(duration: Duration) {
     }
 }
 
-/// A transaction did not commit; `reason` is a stable word such as `aborted`, `unknown`, `fenced` or `rebalance`.
+/// A transaction did not commit. `reason`: `refused` by the log, `rebalance` (of a generation that is over),
+/// `fenced` (the producer has to begin anew), `unknown` (no answer; the positions say that it did not).
 pub fn aborted(reason: &'static str) {
     add(TRANSACTION_ABORTS, "reason", reason, 1);
 }

@@ -80,6 +80,7 @@ fn tell_restores(status: &Option<ThreadStatus>) {
 
 fn tell(status: &ThreadStatus) {
     metrics::in_flight(status.running);
+    metrics::buffered(status.buffered_bytes);
     metrics::store_size(status.store_size.0, status.store_size.1);
     let mut counts = BTreeMap::from([(("task", "running"), 0), (("task", "restoring"), 0), (("source", "running"), 0)]);
     for task in &status.tasks {
