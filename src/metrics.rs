@@ -12,6 +12,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::cause::Cause;
+
 const EVENTS_RECEIVED: &str = "tidegate_events_received_total";
 const EVENTS_PROCESSED: &str = "tidegate_events_processed_total";
 const CHILDREN_SPAWNED: &str = "tidegate_children_spawned_total";
@@ -67,6 +69,14 @@ const GAUGES: &[(&str, &str)] = &[
     (TASKS, "Tasks and source partitions, by role and state."),
     (STORE_ENTRIES, "Keys in the local stores, removed ones included; estimated."),
     (STORE_BYTES, "Size of the local stores on disk."),
+];
+
+/// The words of labels, where they are known beforehand: they begin at 0, so that the first of a kind is an
+/// increase and not a series that appears out of nothing.
+const WORDS: &[(&str, &str, &[&str])] = &[
+    (HANDLER_RETRIES, "cause", &["failure", "timeout", "panic"]),
+    (TRANSACTION_ABORTS, "reason", &["refused", "rebalance", "fenced", "unknown"]),
+    (REBALANCES, "phase", &["assigned", "revoked", "lost"]),
 ];
 
 /// From a tenth of a millisecond to five minutes.
@@ -157,6 +167,13 @@ impl Meters {
             let key = Key::from_parts(EVENTS_PROCESSED, vec![Label::new("outcome", outcome)]);
             recorder.register_counter(&key, &METADATA)
         });
+        let causes = Cause::ALL.map(Cause::as_str);
+        for (name, label, words) in WORDS.iter().copied().chain([(DEAD_LETTERS, "cause", &causes[..])]) {
+            for word in words {
+                recorder
+                    .register_counter(&Key::from_parts(name, vec![Label::new(label, (*word).to_owned())]), &METADATA);
+            }
+        }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         recorder.register_gauge(&Key::from_parts(BUILD_INFO, version), &METADATA).set(1.0);
         Meters {
@@ -371,6 +388,7 @@ mod tests {
         handler_duration(Duration::from_millis(3));
         lag("metrics-test", 7, 12);
         let page = renderer.render();
+        assert!(page.contains("tidegate_dead_letters_total{cause=\"too_deep\"} 0"), "{page}");
         assert!(page.contains("tidegate_events_received_total{topic=\"metrics-test\"} 3"), "{page}");
         assert!(page.contains("tidegate_handler_duration_seconds_bucket{le=\"0.005\"}"), "{page}");
         assert!(page.contains("tidegate_consumer_lag_records{topic=\"metrics-test\",partition=\"7\"} 12"), "{page}");
