@@ -170,8 +170,8 @@ impl Meters {
         let causes = Cause::ALL.map(Cause::as_str);
         for (name, label, words) in WORDS.iter().copied().chain([(DEAD_LETTERS, "cause", &causes[..])]) {
             for word in words {
-                recorder
-                    .register_counter(&Key::from_parts(name, vec![Label::new(label, (*word).to_owned())]), &METADATA);
+                let key = Key::from_parts(name, vec![Label::new(label, *word)]);
+                recorder.register_counter(&key, &METADATA).increment(0);
             }
         }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
