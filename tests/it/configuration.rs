@@ -77,7 +77,7 @@ fn allowed(key: &str, default: &Value) -> String {
         Value::String(text) if parse_bytes(text).is_ok() => {
             format!("a size{}", if against(key, "0").is_some() { " above 0" } else { "" })
         }
-        _ => match nonsense.split_once("expected ") {
+        _ => match nonsense.split_once("unknown variant `~`, expected ") {
             Some((_, words)) => choices(key, words),
             None => "text".into(),
         },
