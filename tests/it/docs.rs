@@ -157,6 +157,19 @@ fn variables_exist() {
 }
 
 #[test]
+fn what_the_image_is_built_from_exists() {
+    let ignore = read(".dockerignore");
+    let kept: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let missing: Vec<_> = kept.iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // Cargo wants every target that the manifest names.
+    for path in ["Cargo.toml", "Cargo.lock", "build.rs", "proto", "src", "benches/floor.rs", "scripts/install-deps.sh"]
+    {
+        assert!(kept.contains(&path), "{path}");
+    }
+}
+
+#[test]
 fn metrics_and_headers_exist() {
     let sources = sources();
     let histogram = pattern("_(bucket|sum|count)$");
