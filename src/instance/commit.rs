@@ -22,6 +22,7 @@ use crate::log::{
     Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt,
     TopicPartition, Transaction,
 };
+use crate::metrics;
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
@@ -169,16 +170,16 @@ impl Committer {
         let reason = loop {
             match self.producer.commit(&transaction) {
                 Ok(receipt) => return Ended::Committed(receipt),
-                Err(CommitError::Aborted(reason)) => return Ended::Aborted(reason),
+                Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
                 Err(CommitError::Stale(reason)) => match self.current.newer(&transaction.membership, losses) {
                     Some(membership) => transaction.membership = membership,
-                    None => return Ended::Aborted(reason),
+                    None => return aborted("rebalance", reason),
                 },
                 Err(CommitError::Fenced(reason)) => {
                     let _ = self.recover(&stop);
-                    return Ended::Aborted(reason);
+                    return aborted("fenced", reason);
                 }
                 Err(CommitError::Unknown(reason)) => break reason,
             }
@@ -186,7 +187,7 @@ impl Committer {
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
         match self.recover(&stop).and_then(|()| self.decide(number, &transaction.offsets, &stop)) {
             Some(true) => Ended::Committed(Receipt::default()),
-            Some(false) | None => Ended::Aborted(reason),
+            Some(false) | None => aborted("unknown", reason),
         }
     }
 
@@ -242,6 +243,12 @@ impl Committer {
         }
         Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
     }
+}
+
+/// `word` is the reason in the metrics.
+fn aborted(word: &'static str, reason: String) -> Ended {
+    metrics::aborted(word);
+    Ended::Aborted(reason)
 }
 
 /// Of each key only the last entry of the transaction, then the bookkeeping.

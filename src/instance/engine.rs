@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::calls::{CallId, Calls, Finished, Verdict};
+use super::calls::{CallId, Calls, Failed, Finished, Verdict};
 use super::commit::{Ended, Work};
 use super::opening::OpenError;
 use super::view::Totals;
@@ -398,8 +398,10 @@ impl<C: Calls> Engine<C> {
                 let outbox = &mut self.composing.outbox;
                 execute::succeed(&queued.event, superseded, outcome, attempts, &config.cascade, outbox)
             }
-            Err(Failure::Retry { reason, after }) if attempts < config.handler.retry.attempts => {
-                metrics::handler_retried("failure");
+            Err(Failed { cause, failure: Failure::Retry { reason, after } })
+                if attempts < config.handler.retry.attempts =>
+            {
+                metrics::handler_retried(cause);
                 let due = now + after.unwrap_or_default().min(LONGEST_WAIT).max(self.backoff(attempts));
                 let Some(task) = self.tasks.get_mut(&partition) else { return false };
                 self.retries.push(Reverse((due, partition, task.incarnation, queued.event.event.key.clone())));
@@ -408,8 +410,8 @@ impl<C: Calls> Engine<C> {
                 task.queue.back_off(Queued { event: queued.event.detached(), ..queued });
                 return true;
             }
-            Err(failure) => {
-                let reason = match failure {
+            Err(failed) => {
+                let reason = match failed.failure {
                     Failure::Retry { reason, .. } => Reason::new(Cause::Exhausted, reason),
                     Failure::Reject { code, message } => Reason { cause: Cause::Rejected, exception: code, message },
                 };

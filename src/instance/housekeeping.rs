@@ -9,6 +9,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::instance::engine::ThreadStatus;
 use crate::instance::topology::source_partitions;
+use crate::instance::view::TaskState;
 use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
 use crate::topics::Topics;
@@ -80,8 +81,12 @@ fn tell_restores(status: &Option<ThreadStatus>) {
 
 fn tell(status: &ThreadStatus) {
     metrics::in_flight(status.running);
+    metrics::buffered(status.buffered_bytes);
     metrics::store_size(status.store_size.0, status.store_size.1);
-    let mut counts = BTreeMap::from([(("task", "running"), 0), (("task", "restoring"), 0), (("source", "running"), 0)]);
+    // A gauge keeps its value: what there is none of any more has to be told, too.
+    let states = [TaskState::Restoring, TaskState::Running, TaskState::Closing].map(TaskState::as_str);
+    let kinds = ["task", "source"].into_iter().flat_map(|role| states.map(|state| ((role, state), 0)));
+    let mut counts = BTreeMap::from_iter(kinds);
     for task in &status.tasks {
         *counts.entry((task.role, task.state.as_str())).or_default() += 1;
         if task.role == "task" {

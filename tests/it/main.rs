@@ -2,10 +2,13 @@
 
 mod cli;
 mod codec;
+mod configuration;
+mod docs;
 mod doors;
 mod embedded_log;
 mod engine;
 mod http;
+mod monitoring;
 mod openapi;
 mod running;
 mod several;
