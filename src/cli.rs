@@ -90,6 +90,9 @@ pub fn main(doors: Router<Front>) -> ExitCode {
 
 fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
+    if !matches!(cli.verb, Verb::Send(_) | Verb::Get(_) | Verb::List(_) | Verb::Tasks) {
+        cli.server.refuse()?;
+    }
     match cli.verb {
         Verb::Demo(options) => demo::demo(&options, doors),
         Verb::Bench(options) => bench::bench(&options, doors),
