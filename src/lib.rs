@@ -43,6 +43,7 @@ pub mod handler;
 pub mod sequencer;
 pub mod changelog;
 pub mod progress;
+pub mod output;
 pub mod reference;
 
 // 3: one partition

@@ -1,5 +1,5 @@
-//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, dead
-//! letters, progress and positions, together or not at all (protocol P1).
+//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, output records,
+//! dead letters, progress and positions, together or not at all (protocol P1).
 //!
 //! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
 //! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
@@ -23,6 +23,7 @@ use crate::log::{
     TopicPartition, Transaction,
 };
 use crate::metrics;
+use crate::output::Output;
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
@@ -146,19 +147,23 @@ pub struct Committer {
     producer: Box<dyn Producer>,
     producer_id: String,
     current: Arc<Current>,
+    output: Option<Output>,
 }
 
 impl Committer {
-    /// A committer with a fresh producer under `producer_id`, for the group of the application.
+    /// A committer with a fresh producer under `producer_id`, for the group of the application. With
+    /// `output` it also tells the output topic.
     pub fn new(
         log: Arc<dyn Log>,
         topics: Topics,
         group: &str,
         producer_id: &str,
         current: Arc<Current>,
+        output: Option<Output>,
     ) -> Result<Committer, LogError> {
         let producer = log.producer(producer_id)?;
-        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned(), current })
+        let (group, producer_id) = (group.to_owned(), producer_id.to_owned());
+        Ok(Committer { log, topics, group, producer, producer_id, current, output })
     }
 
     /// Carries one transaction out and returns when it is decided. While the log does not answer it
@@ -228,6 +233,9 @@ impl Committer {
         let mut outbox = work.outbox;
         let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
         let mut appends = outbox.into_appends(&self.topics);
+        if let Some(output) = &self.output {
+            appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
+        }
         appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
             let records = changelog_records(&entries, bookkeeping);
             (!records.is_empty())

@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 7] = [
         "json",
     ],
     &["log", "store", "handler"],
-    &["sequencer", "changelog", "progress", "frontier", "reference"],
+    &["sequencer", "changelog", "progress", "output", "frontier", "reference"],
     &["task"],
     &["instance"],
     &["server"],

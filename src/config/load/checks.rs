@@ -24,6 +24,7 @@ pub fn problems(config: &Config, origins: &BTreeMap<String, String>) -> Vec<Stri
     checks.names(config);
     checks.source(config);
     checks.server(config);
+    checks.output(config);
     if config.log.kind == LogKind::Kafka && config.kafka.bootstrap_servers.trim().is_empty() {
         checks.problem(
             "kafka.bootstrap_servers",
@@ -172,6 +173,29 @@ impl Checks<'_> {
                 &"\"arrival\"",
                 "the order received is written in transactions, so it needs processing.guarantee = \"exactly_once\"",
             );
+        }
+    }
+}
+
+impl Checks<'_> {
+    /// What is written there would be read again as something else.
+    fn output(&mut self, config: &Config) {
+        let topic = &config.output.topic;
+        if topic.is_empty() {
+            return;
+        }
+        let value = format!("{topic:?}");
+        if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
+            self.problem("output.topic", &value, &format!("it is no topic's name, {what}"));
+        }
+        let internal = Topics::new(&config.application.id, &[]);
+        let order = format!("{}-order", config.application.id).into();
+        let internal = [&internal.repartition, &internal.changelog, &internal.dead_letter, &internal.progress, &order];
+        if internal.iter().any(|name| ***name == **topic) {
+            self.problem("output.topic", &value, "it is an internal topic of this application");
+        }
+        if config.source.topics.contains(topic) {
+            self.problem("output.topic", &value, "it is a source topic of this application");
         }
     }
 }

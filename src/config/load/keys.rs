@@ -10,8 +10,6 @@ use super::{PROPERTIES, flatten, shown, unflatten};
 /// Keys of the documented set whose subject does not exist yet, with the default where it is accepted.
 const LATER: &[(&str, Option<&str>)] = &[
     ("source.max_disorder", None),
-    ("output.topic", Some("\"\"")),
-    ("output.format", Some("\"json\"")),
     ("processing.superseded", Some("\"expand\"")),
     ("processing.threads", Some("1")),
     ("processing.standby_replicas", Some("0")),

@@ -136,6 +136,12 @@ fn wrong_values_say_what_is_allowed() {
     fails(from_file("[server]\ntoken = \"x\"\ntoken_file = \"y\""), &[":3: server.token_file", "both"]);
     fails(flag("server.tls.cert", "x.pem"), &["server.tls.key", "server.tls.cert"]);
     fails(flag("server.tls.key", "x.pem"), &["server.tls.key", "server.tls.cert"]);
+    fails(flag("output.topic", "a b"), &["output.topic = \"a b\"", "a-z"]);
+    fails(flag("output.topic", "events"), &["output.topic = \"events\"", "source topic"]);
+    for internal in ["events-repartition", "state-changelog", "dead-letter", "progress", "order"] {
+        fails(flag("output.topic", &format!("tidegate-{internal}")), &["output.topic", "internal topic"]);
+    }
+    fails(flag("output.format", "avro"), &["output.format = \"avro\"", "json", "protobuf"]);
 }
 
 #[test]
@@ -160,7 +166,6 @@ fn what_does_not_exist_yet_is_not_unknown() {
         ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
-        ("output.topic", "out"),
         ("replay.postgres", "postgres://x"),
         ("source.max_disorder", "5"),
     ] {
