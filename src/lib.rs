@@ -34,6 +34,7 @@ pub mod config;
 pub mod metrics;
 pub mod proto;
 pub mod counts;
+pub mod bookkeeping;
 pub mod dead_letter;
 // 1: one foreign system each
 pub mod log;

@@ -1,9 +1,9 @@
 //! The output topic: what keys hold, for others to read; one record per key that a transaction has
 //! changed, beside the changelog and in the same transaction.
 //!
-//! U1: all records of a key go to one partition, the one that Kafka's Java producer would choose of as many
+//! Y1: all records of a key go to one partition, the one that Kafka's Java producer would choose of as many
 //!     as the topic has, and their stamps rise: they are the key's changelog entries, one for one.
-//! U2: no record of it fails a commit: what would not fit is refused when the outcome is executed, and
+//! Y2: no record of it fails a commit: what would not fit is refused when the outcome is executed, and
 //!     that does not depend on the event's being superseded, which only timing decides.
 
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Output {
     }
 }
 
-/// The length of the record's value where it is above [`MAX_OUTPUT`] (U2).
+/// The length of the record's value where it is above [`MAX_OUTPUT`] (Y2).
 pub fn too_long(format: OutputFormat, key: &Bytes, entry: &Entry) -> Option<usize> {
     let content = key.len() + entry.value.as_ref().map_or(0, Bytes::len);
     let at_most = match format {
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(change, proto::StateChange { key: "k".into(), action: 1, value, stamp, format_version: 0 });
     }
 
-    /// U1; the hashes are those of Kafka's own test: 21 -> -973932308, abc -> 479470107.
+    /// Y1; the hashes are those of Kafka's own test: 21 -> -973932308, abc -> 479470107.
     #[test]
     fn a_key_goes_where_kafkas_java_producer_would_send_it() {
         let output = Output { topic: "out".into(), partitions: 5, format: OutputFormat::Json };
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// U2: the estimate never lets through what the exact length would not.
+    /// Y2: the estimate never lets through what the exact length would not.
     #[test]
     fn what_does_not_fit_is_known_beforehand() {
         let key: Bytes = vec![1u8; 1024].into();

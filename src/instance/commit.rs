@@ -7,7 +7,8 @@
 //! C4: a transaction refused for its generation is tried again under a newer membership only while no
 //!     loss of partitions was told between its composition and that membership (protocol P2).
 
-use std::fmt;
+mod mark;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
 use crate::topics::{self, Topics};
+pub use mark::{FORMAT, Mark};
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
@@ -35,43 +37,6 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long the membership of a newer generation is waited for: the group tells it at the end of a
 /// rebalance, and nothing of a revoke goes on before the transaction is decided.
 const NEWER_WITHIN: Duration = Duration::from_secs(3);
-
-/// The metadata of a committed position (protocol P5): who committed it, in which commit, where its
-/// owner answers, and whether it was given back in good order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The transactional id.
-    pub producer: String,
-    /// Rises with each commit of the id; 0 is the claim of a partition.
-    pub number: u64,
-    /// `host:port` of the owner's HTTP side.
-    pub address: String,
-    /// The owner gave the partition back: nothing of its transactions can be open.
-    pub released: bool,
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = if self.address.is_empty() { "-" } else { &self.address };
-        write!(f, "{} {} {address}", self.producer, self.number)?;
-        if self.released { f.write_str(" released") } else { Ok(()) }
-    }
-}
-
-impl Mark {
-    /// Reads metadata; `None` when it is not ours.
-    pub fn parse(metadata: &str) -> Option<Mark> {
-        let mut words = metadata.split(' ');
-        let (producer, number, address) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        let released = match words.next() {
-            None => false,
-            Some("released") => true,
-            Some(_) => return None,
-        };
-        let address = if address == "-" { String::new() } else { address.to_owned() };
-        Some(Mark { producer: producer.to_owned(), number, address, released })
-    }
-}
 
 /// One transaction's content as the engine has it; what costs is encoded by the committer.
 #[derive(Debug)]
@@ -275,22 +240,6 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
 }
 
 fn progress_record(progress: &proto::Progress) -> NewRecord {
-    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(b"counts"))];
+    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(counts::COUNTS))];
     NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_read_back() {
-        for (address, released) in [("127.0.0.1:8080", false), ("", true)] {
-            let mark = Mark { producer: "app-x-1".into(), number: 9, address: address.into(), released };
-            assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
-        }
-        for foreign in ["", "a", "a 1", "a x b", "a 1 b c"] {
-            assert_eq!(Mark::parse(foreign), None, "{foreign:?}");
-        }
-    }
 }

@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// X3, U2: the value fits into the changelog; as JSON it is six times as long.
+    /// X3, Y2: the value fits into the changelog; as JSON it is six times as long.
     #[test]
     fn a_value_that_does_not_fit_the_output_topic_fails_the_event_also_when_it_is_superseded() {
         let event = Event { key: Bytes::from_static(b"a"), action: Action::Add, payload: None };

@@ -91,8 +91,7 @@ impl Checks<'_> {
     fn names(&mut self, config: &Config) {
         let id = &config.application.id;
         let topics = Topics::new(id, &[]);
-        let longest = [&topics.repartition, &topics.changelog, &topics.dead_letter, &topics.progress, &topics.order];
-        let longest = longest.iter().map(|name| name.len() - id.len()).max().unwrap_or(0);
+        let longest = topics.internal().into_iter().map(|name| name.len() - id.len()).max().unwrap_or(0);
         if let Err(what) = is_topic_name(id, MAX_TOPIC_BYTES - longest) {
             self.problem("application.id", &format!("{id:?}"), &format!("internal topics are named after it, {what}"));
         }
@@ -133,19 +132,12 @@ impl Checks<'_> {
     fn source(&mut self, config: &Config) {
         let topics = &config.source.topics;
         let value = format!("{topics:?}");
-        let internal = Topics::new(&config.application.id, &[]);
+        let names = Topics::new(&config.application.id, &[]);
         for topic in topics {
             if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
                 self.problem("source.topics", &value, &format!("{topic:?} is no topic's name, {what}"));
             }
-            let internal = [
-                &internal.repartition,
-                &internal.changelog,
-                &internal.dead_letter,
-                &internal.progress,
-                &internal.order,
-            ];
-            if internal.iter().any(|name| ***name == **topic) {
+            if names.internal().iter().any(|name| ***name == **topic) {
                 self.problem("source.topics", &value, &format!("{topic:?} is an internal topic of this application"));
             }
         }
@@ -175,9 +167,7 @@ impl Checks<'_> {
             );
         }
     }
-}
 
-impl Checks<'_> {
     /// What is written there would be read again as something else.
     fn output(&mut self, config: &Config) {
         let topic = &config.output.topic;
@@ -188,10 +178,8 @@ impl Checks<'_> {
         if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
             self.problem("output.topic", &value, &format!("it is no topic's name, {what}"));
         }
-        let internal = Topics::new(&config.application.id, &[]);
-        let order = format!("{}-order", config.application.id).into();
-        let internal = [&internal.repartition, &internal.changelog, &internal.dead_letter, &internal.progress, &order];
-        if internal.iter().any(|name| ***name == **topic) {
+        let names = Topics::new(&config.application.id, &[]);
+        if names.internal().iter().any(|name| ***name == **topic) {
             self.problem("output.topic", &value, "it is an internal topic of this application");
         }
         if config.source.topics.contains(topic) {

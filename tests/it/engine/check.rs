@@ -99,7 +99,7 @@ fn entries(world: &World) -> BTreeMap<Bytes, Vec<Held>> {
     all
 }
 
-/// U1: on the output topic each key has one partition, its stamps only rise, and its records are its
+/// Y1: on the output topic each key has one partition, its stamps only rise, and its records are its
 /// changelog entries, one for one; the last is the final state.
 pub fn output(world: &World) {
     let Some(output) = &world.plan.topology.output else { return };
@@ -122,7 +122,7 @@ pub fn output(world: &World) {
     }
     assert_eq!(told, entries(world), "the output topic tells what the changelog does");
     let last = told.into_iter().map(|(key, mut held)| (key, held.pop().expect("not empty"))).collect();
-    same_state("the output topic", &last, &world.workload.state);
+    same_state("the output topic", &last, &world.workload.expected.state);
 }
 
 fn state_change(value: Bytes) -> (Bytes, Held) {
