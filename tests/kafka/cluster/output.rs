@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidegate::entry::Entry;
 use tidegate::event::Action;
-use tidegate::log::TopicPartition;
+use tidegate::log::{Append, Log, NewRecord, TopicPartition};
 use tidegate::proto;
 use tidegate::reference::Held;
 use tidegate::topics::partition_of;
@@ -54,6 +54,33 @@ fn an_output_topic_that_takes_too_small_records_is_refused() {
     assert_eq!(instance.ended(), Some(2), "{}", app.logs());
     let said = instance.said();
     assert!(said.contains(&*output) && said.contains("max.message.bytes"), "{said}");
+}
+
+/// Y2: what is a seventh of the changelog's limit is above that of the output topic, as six bytes for each.
+#[test]
+fn a_record_at_the_limit_is_committed_and_one_above_it_is_a_dead_letter() {
+    let output: Arc<str> = kit::unique("large-output").into();
+    let app = App::new(broker::shared(), "out-large").with(&[("output.topic", &output), ("handler.kind", "echo")]);
+    let instance = app.start("one");
+    app.until("it owns all", || instance.owns() == 6);
+    let event = |key: &str, length: usize| NewRecord {
+        value: Some(json!({ "key": key, "action": "ADD", "payload": "\u{1}".repeat(length) }).to_string().into()),
+        ..NewRecord::default()
+    };
+    let records = vec![event("fits", 161_000), event("large", 165_000), event("after", 1)];
+    app.log.append(Append { to: TopicPartition::new(&app.source, 0), records }).expect("append");
+    check::settled(&app);
+    let told = app.partitions(&output).into_iter().flat_map(|of| check::records(&app.log, &of, false));
+    let told: BTreeMap<Bytes, Held> = told.map(|record| from_json(&record.value.expect("a value"))).collect();
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["after", "fits"]);
+    assert_eq!(told[&b"fits"[..]].2.as_ref().map(Bytes::len), Some(161_000));
+    let dead = app.partitions(&app.topics.dead_letter).into_iter().flat_map(|of| check::records(&app.log, &of, true));
+    let dead: Vec<_> = dead.collect();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].key.as_deref(), Some(&b"large"[..]));
+    assert!(dead[0].headers.contains(&("tidegate_cause".into(), "too_large".into())), "{:?}", dead[0].headers);
+    let verified = app.tool(&["verify"]);
+    assert_eq!(verified.status.code(), Some(0), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
 /// Two instances under load, one dies; how often a warning about the topic's policy was logged by the first.
