@@ -22,8 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let pairs = || characters.as_str().lines().filter_map(|line| line.split_once('='));
     match kind {
         Some('e') => {
-            options.environment =
-                pairs().map(|(name, value)| (format!("TIDEGATE_{name}"), value.to_owned())).collect();
+            options.environment = pairs().map(|(name, value)| (format!("TIDEGATE_{name}"), value.to_owned())).collect();
         }
         Some('s') => {
             options.settings = pairs().map(|(key, value)| (key.into(), value.into(), "--set".into())).collect();
