@@ -16,7 +16,7 @@ pub fn show(loaded: &Loaded) -> String {
         let mut parts = parts(key);
         let name = parts.pop().expect("split gives at least one part");
         let origin = loaded.origins.get(key).map_or("default", String::as_str);
-        let line = format!("{} = {}  # {origin}", quoted(name), masked(key, value));
+        let line = format!("{} = {}  # {}", quoted(name), masked(key, value), one_line(origin));
         sections.entry(parts.join(".")).or_default().push(line);
     }
     let sections = sections.into_iter().map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
@@ -29,6 +29,12 @@ fn masked(key: &str, value: &Value) -> String {
         Value::String(text) if is_secret(key) && text.is_empty() => "\"\"".into(),
         value => shown(key, value),
     }
+}
+
+/// Names of files and variables may have any character; a comment ends with its line.
+fn one_line(origin: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    origin.chars().map(escaped).collect()
 }
 
 fn quoted(name: &str) -> String {
