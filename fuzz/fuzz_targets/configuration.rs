@@ -19,13 +19,16 @@ fuzz_target!(|input: &[u8]| {
     let mut options = LoadOptions::default();
     let mut characters = text.chars();
     let kind = characters.next();
-    let pairs = || characters.as_str().lines().filter_map(|line| line.split_once('='));
+    // One setting in a line; a name or value may have line ends, too.
+    let lines = || characters.as_str().lines().map(|line| line.replace("\\n", "\n"));
+    let pairs =
+        || lines().filter_map(|line| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
     match kind {
         Some('e') => {
-            options.environment = pairs().map(|(name, value)| (format!("TIDEGATE_{name}"), value.to_owned())).collect();
+            options.environment = pairs().map(|(name, value)| (format!("TIDEGATE_{name}"), value)).collect();
         }
         Some('s') => {
-            options.settings = pairs().map(|(key, value)| (key.into(), value.into(), "--set".into())).collect();
+            options.settings = pairs().map(|(key, value)| (key, value, "--set".into())).collect();
         }
         Some(_) => {
             std::fs::write(&*FILE, characters.as_str()).expect("memory has room");

@@ -100,9 +100,9 @@ impl Known {
         }
         if let Some(property) = key.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.')) {
             return match value {
+                _ if property.is_empty() => Err(format!("{origin}: {PROPERTIES} has a property without a name")),
                 Value::String(_) => Ok(Some(value)),
                 Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok(Some(Value::String(value.to_string()))),
-                _ if property.is_empty() => Err(format!("{origin}: {PROPERTIES} has a property without a name")),
                 _ => Err(format!("{origin}: {key} = {} has to be a text", shown(key, &value))),
             };
         }

@@ -39,5 +39,13 @@ fn one_line(origin: &str) -> String {
 
 fn quoted(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name.chars().all(bare) { name.to_owned() } else { Value::String(name.to_owned()).to_string() }
+    if !name.is_empty() && name.chars().all(bare) {
+        return name.to_owned();
+    }
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", name.chars().map(escaped).collect::<String>())
 }

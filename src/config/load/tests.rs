@@ -91,6 +91,7 @@ fn kafka_properties_come_from_everywhere() {
     assert_eq!(properties(flag("kafka.properties.\"sasl.username\"", "me")), expected);
     assert_eq!(properties(flag("kafka.properties.sasl.username", "me")), expected);
     assert_eq!(properties(from_file("[kafka.properties]\n\"linger.ms\" = 5")), one("linger.ms", "5"));
+    fails(flag("kafka.properties.", "x"), &["a property without a name"]);
     fails(environment("TIDEGATE_KAFKA__PROPERTIES", "x=secret"), &["TIDEGATE_KAFKA__PROPERTIES", "TOML table"]);
 }
 
@@ -181,7 +182,7 @@ fn what_does_not_exist_yet_is_not_unknown() {
 /// Found by fuzzing: an origin is a comment there, which must not end before its line does.
 #[test]
 fn what_is_shown_is_toml_whatever_the_names_of_files_and_variables() {
-    let loaded = environment("TIDEGATE_KAFKA__PROPERTIES__A\nB\u{1}\u{7f}", "x").unwrap();
+    let loaded = environment("TIDEGATE_KAFKA__PROPERTIES__A\nB\u{1}\u{7f}\"\\", "x").unwrap();
     let shown = show(&loaded);
     let again: Config = toml::from_str(&shown).unwrap_or_else(|error| panic!("{error}: {shown}"));
     assert_eq!(again.kafka.properties, loaded.config.kafka.properties);
