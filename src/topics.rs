@@ -35,6 +35,11 @@ impl Topics {
             order: named("order"),
         }
     }
+
+    /// Those that belong to the application, whether or not its configuration needs all of them.
+    pub fn internal(&self) -> [&Arc<str>; 5] {
+        [&self.repartition, &self.changelog, &self.dead_letter, &self.progress, &self.order]
+    }
 }
 
 /// The partition that owns `key`, of `partitions`: what Kafka's Java producer would choose.

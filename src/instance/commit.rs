@@ -1,5 +1,5 @@
-//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, dead
-//! letters, progress and positions, together or not at all (protocol P1).
+//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, output records,
+//! dead letters, progress and positions, together or not at all (protocol P1).
 //!
 //! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
 //! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
@@ -7,7 +7,8 @@
 //! C4: a transaction refused for its generation is tried again under a newer membership only while no
 //!     loss of partitions was told between its composition and that membership (protocol P2).
 
-use std::fmt;
+mod mark;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ use crate::log::{
     TopicPartition, Transaction,
 };
 use crate::metrics;
+use crate::output::Output;
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
 use crate::topics::{self, Topics};
+pub use mark::{FORMAT, Mark};
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
@@ -34,43 +37,6 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long the membership of a newer generation is waited for: the group tells it at the end of a
 /// rebalance, and nothing of a revoke goes on before the transaction is decided.
 const NEWER_WITHIN: Duration = Duration::from_secs(3);
-
-/// The metadata of a committed position (protocol P5): who committed it, in which commit, where its
-/// owner answers, and whether it was given back in good order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The transactional id.
-    pub producer: String,
-    /// Rises with each commit of the id; 0 is the claim of a partition.
-    pub number: u64,
-    /// `host:port` of the owner's HTTP side.
-    pub address: String,
-    /// The owner gave the partition back: nothing of its transactions can be open.
-    pub released: bool,
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = if self.address.is_empty() { "-" } else { &self.address };
-        write!(f, "{} {} {address}", self.producer, self.number)?;
-        if self.released { f.write_str(" released") } else { Ok(()) }
-    }
-}
-
-impl Mark {
-    /// Reads metadata; `None` when it is not ours.
-    pub fn parse(metadata: &str) -> Option<Mark> {
-        let mut words = metadata.split(' ');
-        let (producer, number, address) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        let released = match words.next() {
-            None => false,
-            Some("released") => true,
-            Some(_) => return None,
-        };
-        let address = if address == "-" { String::new() } else { address.to_owned() };
-        Some(Mark { producer: producer.to_owned(), number, address, released })
-    }
-}
 
 /// One transaction's content as the engine has it; what costs is encoded by the committer.
 #[derive(Debug)]
@@ -146,19 +112,23 @@ pub struct Committer {
     producer: Box<dyn Producer>,
     producer_id: String,
     current: Arc<Current>,
+    output: Option<Output>,
 }
 
 impl Committer {
-    /// A committer with a fresh producer under `producer_id`, for the group of the application.
+    /// A committer with a fresh producer under `producer_id`, for the group of the application. With
+    /// `output` it also tells the output topic.
     pub fn new(
         log: Arc<dyn Log>,
         topics: Topics,
         group: &str,
         producer_id: &str,
         current: Arc<Current>,
+        output: Option<Output>,
     ) -> Result<Committer, LogError> {
         let producer = log.producer(producer_id)?;
-        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned(), current })
+        let (group, producer_id) = (group.to_owned(), producer_id.to_owned());
+        Ok(Committer { log, topics, group, producer, producer_id, current, output })
     }
 
     /// Carries one transaction out and returns when it is decided. While the log does not answer it
@@ -228,6 +198,9 @@ impl Committer {
         let mut outbox = work.outbox;
         let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
         let mut appends = outbox.into_appends(&self.topics);
+        if let Some(output) = &self.output {
+            appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
+        }
         appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
             let records = changelog_records(&entries, bookkeeping);
             (!records.is_empty())
@@ -267,22 +240,6 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
 }
 
 fn progress_record(progress: &proto::Progress) -> NewRecord {
-    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(b"counts"))];
+    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(counts::COUNTS))];
     NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_read_back() {
-        for (address, released) in [("127.0.0.1:8080", false), ("", true)] {
-            let mark = Mark { producer: "app-x-1".into(), number: 9, address: address.into(), released };
-            assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
-        }
-        for foreign in ["", "a", "a 1", "a x b", "a 1 b c"] {
-            assert_eq!(Mark::parse(foreign), None, "{foreign:?}");
-        }
-    }
 }

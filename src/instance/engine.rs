@@ -396,7 +396,7 @@ impl<C: Calls> Engine<C> {
             Ok(outcome) => {
                 self.composing.touch(&self.membership);
                 let outbox = &mut self.composing.outbox;
-                execute::succeed(&queued.event, superseded, outcome, attempts, &config.cascade, outbox)
+                execute::succeed(&queued.event, superseded, outcome, attempts, config, outbox)
             }
             Err(Failed { cause, failure: Failure::Retry { reason, after } })
                 if attempts < config.handler.retry.attempts =>

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{self, StampSource};
-use crate::instance::commit::Mark;
+use crate::instance::commit::{self, Mark};
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
 use crate::progress::{History, Until};
 use crate::sequencer::order;
@@ -76,6 +76,16 @@ impl Opener {
     ) -> Result<Vec<i64>, OpenError> {
         // 1. The last decided positions tell who owned the partitions (P6a).
         let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
+        for (of, committed) in partitions.iter().zip(&last).filter_map(|(of, last)| Some((of, last.as_ref()?))) {
+            if let Some(format) = Mark::newer(&committed.metadata) {
+                return Err(OpenError::Fatal(format!(
+                    "{of}: the group's position {} was committed with metadata of format {format}, this build reads {}: \
+                     use the version that wrote it",
+                    committed.position,
+                    commit::FORMAT
+                )));
+            }
+        }
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
         let dead: BTreeSet<String> = marks
             .filter(|mark| !mark.released && mark.producer != self.mark.producer)

@@ -66,7 +66,9 @@ impl EngineThread {
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
         let topics = setting.topics.clone();
-        let committer = Committer::new(Arc::clone(&log), topics, &group, &setting.producer_id, Arc::clone(&current))?;
+        let told = Arc::clone(&current);
+        let id = &setting.producer_id;
+        let committer = Committer::new(Arc::clone(&log), topics, &group, id, told, topology.output)?;
         let join = topology::join(&setting.config, &setting.topics);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;

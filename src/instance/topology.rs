@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, LogKind, StampSource};
 use crate::log::{Join, Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::output::Output;
 use crate::progress::{History, Until};
 use crate::topics::Topics;
 
@@ -30,17 +31,16 @@ pub struct Topology {
     pub changelog_id: String,
     /// The changelog's `delete.retention.ms`, in milliseconds.
     pub delete_retention_ms: i64,
+    /// The output topic as it is, if one is set.
+    pub output: Option<Output>,
 }
+
+/// Kafka's own default for `max.message.bytes`: the longest records that are written stay below it.
+pub const RECORD_BYTES: i64 = 1_048_588;
 
 /// The internal topics as they have to be.
 pub fn internal_topics(config: &Config, topics: &Topics) -> Vec<NewTopic> {
-    let factor = config.processing.replication_factor;
-    let topic = |name: &Arc<str>, partitions, settings: &[(&str, &str)]| NewTopic {
-        name: name.to_string(),
-        partitions,
-        replication_factor: (factor > 0).then_some(factor),
-        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-    };
+    let topic = |name: &Arc<str>, partitions, settings: &[(&str, &str)]| new_topic(config, name, partitions, settings);
     let partitions = config.processing.partitions;
     let forever: &[(&str, &str)] = &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
     // A dead letter has to fit with its headers wherever its record came from.
@@ -68,6 +68,23 @@ pub fn join(config: &Config, topics: &Topics) -> Join {
         topics: shared.iter().chain([&topics.repartition]).cloned().collect(),
         unshared: if arrival { topics.sources.clone() } else { Vec::new() },
         with_headers: if config.source.stamp == StampSource::Header { topics.sources.clone() } else { Vec::new() },
+    }
+}
+
+/// The output topic as it is made when it is missing, if one is set. One that is there is the user's.
+pub fn output_topic(config: &Config) -> Option<NewTopic> {
+    let name = &config.output.topic;
+    let compacted = [("cleanup.policy", "compact")];
+    (!name.is_empty()).then(|| new_topic(config, name, config.processing.partitions, &compacted))
+}
+
+fn new_topic(config: &Config, name: &str, partitions: i32, settings: &[(&str, &str)]) -> NewTopic {
+    let factor = config.processing.replication_factor;
+    NewTopic {
+        name: name.to_owned(),
+        partitions,
+        replication_factor: (factor > 0).then_some(factor),
+        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     }
 }
 
@@ -112,7 +129,43 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         source_partitions,
         changelog_id: changelog.id.clone(),
         delete_retention_ms: changelog.delete_retention_ms,
+        output: ensure_output(log, config)?,
     })
+}
+
+fn ensure_output(log: &dyn Log, config: &Config) -> Result<Option<Output>, TopologyError> {
+    let Some(wanted) = output_topic(config) else { return Ok(None) };
+    let name = wanted.name.clone();
+    let find = || Ok::<_, TopologyError>(log.describe(&[&name])?.pop().flatten());
+    let found = match find()? {
+        Some(found) => found,
+        None => {
+            log.create(&[wanted])?;
+            find()?.ok_or_else(|| LogError::Retriable(format!("topic {name} is created and not visible yet")))?
+        }
+    };
+    check_record_bytes(&found)?;
+    if !found.cleanup_policy.contains("compact") {
+        tracing::warn!(
+            "the output topic {name} has cleanup.policy = {:?}: who reads it from the beginning later than its \
+             retention misses keys that have not changed since",
+            found.cleanup_policy
+        );
+    }
+    Ok(Some(Output { topic: name.into(), partitions: found.partitions, format: config.output.format }))
+}
+
+/// A record that the topic does not take would fail every commit that has it.
+fn check_record_bytes(found: &TopicDescription) -> Result<(), TopologyError> {
+    if found.max_message_bytes >= RECORD_BYTES {
+        return Ok(());
+    }
+    let name = &found.name;
+    Err(TopologyError::Misconfigured(format!(
+        "topic {name:?} has max.message.bytes = {}, it must be at least {RECORD_BYTES}: alter it (kafka-configs.sh \
+         --alter --topic {name} --add-config max.message.bytes={RECORD_BYTES})",
+        found.max_message_bytes
+    )))
 }
 
 type Sources = (BTreeMap<Arc<str>, Arc<str>>, Vec<TopicPartition>);
@@ -173,5 +226,5 @@ fn check_internal(wanted: &NewTopic, found: &TopicDescription) -> Result<(), Top
             found.name, found.cleanup_policy, found.name
         )));
     }
-    Ok(())
+    check_record_bytes(found)
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::config::{Cascade, Config, StampSource};
+use tidegate::config::{Cascade, Config, OutputFormat, StampSource};
 use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
@@ -62,11 +62,24 @@ fn plan(rng: &mut Rng, stamp: StampSource) -> (Config, Scripts, u32, usize) {
     (config, scripts, [0, 30, 80][rng.usize(..3)], [0, 2000, 1 << 20][rng.usize(..3)])
 }
 
+/// Two seeds of three have an output topic, which may be there already with partitions of its own.
+fn draw_output(rng: &mut Rng, config: &mut Config, log: &dyn Log) {
+    if rng.u32(..3) == 0 {
+        return;
+    }
+    config.output.topic = "out".into();
+    config.output.format = if rng.bool() { OutputFormat::Json } else { OutputFormat::Protobuf };
+    if rng.bool() {
+        let (name, partitions) = (config.output.topic.clone(), rng.i32(1..=6));
+        log.create(&[NewTopic { name, partitions, replication_factor: None, settings: Vec::new() }]).unwrap();
+    }
+}
+
 fn run(kind: &Kind, seed: u64) {
     let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     // The engine's jitter.
     fastrand::seed(seed);
-    let (config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
+    let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
     let topics = Topics::new(&config.application.id, &config.source.topics);
     // Not in memory: RocksDB reserves files ahead, which costs nothing on a disk only.
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -76,6 +89,7 @@ fn run(kind: &Kind, seed: u64) {
     let source =
         NewTopic { name: topics.sources[0].to_string(), partitions, replication_factor: None, settings: Vec::new() };
     log.create(&[source]).expect("the source topic is made");
+    draw_output(&mut rng, &mut config, log.as_ref());
     let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
     let count = rng.usize(20..150);
     let mut workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
@@ -96,6 +110,7 @@ fn run(kind: &Kind, seed: u64) {
     }
     check::books(&mut world);
     check::changelog(&world);
+    check::output(&world);
     check::lookups(&mut world);
     check::events(&world);
     check::dead_letters(&world);
@@ -105,6 +120,7 @@ fn run(kind: &Kind, seed: u64) {
     world.run(&[], 0, 1);
     check::lookups(&mut world);
     check::stores(&mut world);
+    check::output(&world);
     check::events(&world);
     check::dead_letters(&world);
 }

@@ -14,3 +14,4 @@ mod running;
 mod several;
 mod stamp;
 mod tidy;
+mod upgrade;

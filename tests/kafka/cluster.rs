@@ -5,6 +5,7 @@ mod app;
 mod check;
 mod fresh;
 mod load;
+mod output;
 mod refusals;
 mod sources;
 mod woken;

@@ -91,6 +91,7 @@ fn kafka_properties_come_from_everywhere() {
     assert_eq!(properties(flag("kafka.properties.\"sasl.username\"", "me")), expected);
     assert_eq!(properties(flag("kafka.properties.sasl.username", "me")), expected);
     assert_eq!(properties(from_file("[kafka.properties]\n\"linger.ms\" = 5")), one("linger.ms", "5"));
+    fails(flag("kafka.properties.", "x"), &["a property without a name"]);
     fails(environment("TIDEGATE_KAFKA__PROPERTIES", "x=secret"), &["TIDEGATE_KAFKA__PROPERTIES", "TOML table"]);
 }
 
@@ -136,6 +137,12 @@ fn wrong_values_say_what_is_allowed() {
     fails(from_file("[server]\ntoken = \"x\"\ntoken_file = \"y\""), &[":3: server.token_file", "both"]);
     fails(flag("server.tls.cert", "x.pem"), &["server.tls.key", "server.tls.cert"]);
     fails(flag("server.tls.key", "x.pem"), &["server.tls.key", "server.tls.cert"]);
+    fails(flag("output.topic", "a b"), &["output.topic = \"a b\"", "a-z"]);
+    fails(flag("output.topic", "events"), &["output.topic = \"events\"", "source topic"]);
+    for internal in ["events-repartition", "state-changelog", "dead-letter", "progress", "order"] {
+        fails(flag("output.topic", &format!("tidegate-{internal}")), &["output.topic", "internal topic"]);
+    }
+    fails(flag("output.format", "avro"), &["output.format = \"avro\"", "json", "protobuf"]);
 }
 
 #[test]
@@ -160,7 +167,6 @@ fn what_does_not_exist_yet_is_not_unknown() {
         ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
-        ("output.topic", "out"),
         ("replay.postgres", "postgres://x"),
         ("source.max_disorder", "5"),
     ] {
@@ -171,6 +177,15 @@ fn what_does_not_exist_yet_is_not_unknown() {
     {
         assert!(flag(key, value).is_ok(), "{key}");
     }
+}
+
+/// Found by fuzzing: an origin is a comment there, which must not end before its line does.
+#[test]
+fn what_is_shown_is_toml_whatever_the_names_of_files_and_variables() {
+    let loaded = environment("TIDEGATE_KAFKA__PROPERTIES__A\nB\u{1}\u{7f}\"\\", "x").unwrap();
+    let shown = show(&loaded);
+    let again: Config = toml::from_str(&shown).unwrap_or_else(|error| panic!("{error}: {shown}"));
+    assert_eq!(again.kafka.properties, loaded.config.kafka.properties);
 }
 
 #[test]

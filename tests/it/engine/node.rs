@@ -107,7 +107,10 @@ impl Node {
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default()).unwrap();
+        let committer = {
+            let output = plan.topology.output.clone();
+            Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default(), output).unwrap()
+        };
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();

@@ -48,6 +48,12 @@ impl App {
         App { id, servers, source, topics, log, settings: Vec::new(), folder }
     }
 
+    /// With further settings.
+    pub fn with(mut self, settings: &[(&str, &str)]) -> App {
+        self.settings.extend(settings.iter().map(|(key, value)| format!("{key}={value}")));
+        self
+    }
+
     /// The partitions of one of its topics.
     pub fn partitions(&self, topic: &Arc<str>) -> Vec<TopicPartition> {
         (0..PARTITIONS).map(|partition| TopicPartition::new(topic, partition)).collect()
