@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::admin;
 use super::errors::{of_failure, passing};
 use super::native::{Client, Code, Failure};
+use super::rights::{self, Resource, is_denial};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::clock;
@@ -41,7 +42,7 @@ struct Served {
     client: Arc<Client>,
     watch: Arc<Watch>,
     stop: Arc<AtomicBool>,
-    failed: Arc<Mutex<Option<String>>>,
+    failed: Arc<Mutex<Option<(Code, String)>>>,
     spoiled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,7 +64,9 @@ impl Served {
                     spoils.fetch_or(report.code != Code::NoError, Ordering::SeqCst);
                     if report.code != Code::NoError && !purged {
                         let mut first = failures.lock().unwrap_or_else(PoisonError::into_inner);
-                        first.get_or_insert_with(|| format!("a record to {}: {}", report.place, report.code));
+                        first.get_or_insert_with(|| {
+                            (report.code, format!("a record to {}: {}", report.place, report.code))
+                        });
                     }
                 });
             }
@@ -73,12 +76,15 @@ impl Served {
         Ok(Served { client, watch, stop, failed, spoiled, thread: Some(thread) })
     }
 
-    fn init(&self, id: &str, deadline: Instant) -> Result<(), LogError> {
+    fn init(&self, id: &str, prefix: &str, deadline: Instant) -> Result<(), LogError> {
         loop {
             let left = deadline.saturating_duration_since(clock::now());
             let Err(failure) = self.client.init_transactions(left.max(Duration::from_millis(100))) else {
                 return Ok(());
             };
+            if is_denial(failure.code) {
+                return Err(rights::missing(&[("Write", Resource::TransactionalId(id))], prefix, &failure.text));
+            }
             let over = clock::now() >= deadline;
             if over || !(failure.retriable || passing(failure.code)) {
                 let text = self.watch.explain(&format!("init_transactions of {id}: {}", failure.text));
@@ -92,14 +98,14 @@ impl Served {
         }
     }
 
-    fn failed_record(&self) -> Option<String> {
+    fn failed_record(&self) -> Option<(Code, String)> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn explain(&self, what: &str, failure: &Failure) -> String {
         let text = self.watch.explain(&format!("{what}: {}", failure.text));
         match self.failed_record() {
-            Some(record) => format!("{text} ({record})"),
+            Some((_, record)) => format!("{text} ({record})"),
             None => text,
         }
     }
@@ -143,8 +149,9 @@ impl KafkaProducer {
                 continue;
             }
             let partitions = served.client.learn(&append.to.topic, self.options.call_timeout);
-            let partitions = partitions
-                .map_err(|f| CommitError::Aborted(served.explain(&format!("topic {}", append.to.topic), &f)))?;
+            let partitions = partitions.map_err(|failure| {
+                not_committed(&failure, served.explain(&format!("topic {}", append.to.topic), &failure))
+            })?;
             if append.to.partition >= partitions {
                 return Err(CommitError::Aborted(format!(
                     "{} does not exist: the topic has {partitions} partitions",
@@ -180,8 +187,8 @@ impl KafkaProducer {
         if let Err(failure) = served.client.flush(left) {
             return Err(self.abort(served, "flush", &failure));
         }
-        if let Some(record) = served.failed_record() {
-            let failure = Failure { code: Code::Fail, text: record, fatal: false, retriable: false, abortable: true };
+        if let Some((code, text)) = served.failed_record() {
+            let failure = Failure { code, text, fatal: false, retriable: false, abortable: true };
             return Err(self.abort(served, "produce", &failure));
         }
         if let Some((_, text)) = served.client.fatal() {
@@ -249,7 +256,7 @@ impl KafkaProducer {
         loop {
             let left = deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(100));
             match served.client.abort_transaction(left) {
-                Ok(()) => return CommitError::Aborted(why),
+                Ok(()) => return not_committed(failure, why),
                 Err(again) if again.retriable && clock::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
@@ -289,10 +296,18 @@ impl Producer for KafkaProducer {
         self.served = None;
         self.known.clear();
         let served = Served::open(&self.options, &self.id)?;
-        served.init(&self.id, clock::now() + self.options.call_timeout)?;
+        served.init(&self.id, &self.options.prefix, clock::now() + self.options.call_timeout)?;
         self.served = Some(served);
         self.undecided = false;
         Ok(())
+    }
+}
+
+/// Certainly not committed, and the producer is usable.
+fn not_committed(failure: &Failure, why: String) -> CommitError {
+    match is_denial(failure.code) {
+        true => CommitError::Unauthorized(format!("not authorized: {why}")),
+        false => CommitError::Aborted(why),
     }
 }
 

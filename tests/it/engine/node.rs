@@ -107,7 +107,8 @@ impl Node {
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default()).unwrap();
+        let (its_log, topics) = (Arc::clone(&log), plan.topics.clone());
+        let committer = Committer::new(its_log, topics, &group, &name, Arc::default(), Box::new(|_| {})).unwrap();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
