@@ -212,10 +212,6 @@ fn every_call_of_the_port_that_is_not_allowed_says_so() {
         match producer.commit(&kit::transaction(&there, kit::numbered(0..1))) {
             Ok(_) => true,
             Err(CommitError::Unauthorized(_)) => false,
-            Err(CommitError::Fenced(_)) => {
-                producer.recover().expect("it is allowed");
-                false
-            }
             other => panic!("{other:?}"),
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! K1: a transaction that was interrupted by any error of the network is the handle's last: before the next one
 //!     begins the handle is replaced (protocol P7).
-//! K2: `Fenced` and `Aborted` are told only while no end of the transaction was asked for, or when the broker said no
+//! K2: `Fenced`, `Aborted` and `Unauthorized` are told only while no end of the transaction was asked for, or when the broker said no
 //!     undisturbed; all else is `Unknown` (protocol P5).
 //! K3: positions are sent under the membership given, never a fresher one (protocol P2).
 //! K4: nothing is aborted while a produce request is on its way; a handle that cannot be drained is destroyed.
@@ -102,6 +102,13 @@ impl Served {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Certainly not committed, and the handle is of no more use; where that is for a missing right a new one is made
+    /// when the transaction is tried again.
+    fn broken(&self, failure: &Failure, why: String) -> CommitError {
+        let denied = is_denial(failure.code) || self.client.fatal().is_some_and(|(code, _)| is_denial(code));
+        if denied { CommitError::Unauthorized(format!("not authorized: {why}")) } else { CommitError::Fenced(why) }
+    }
+
     fn explain(&self, what: &str, failure: &Failure) -> String {
         let text = self.watch.explain(&format!("{what}: {}", failure.text));
         match self.failed_record() {
@@ -168,7 +175,7 @@ impl KafkaProducer {
         let before = served.watch.disturbances();
         served.failed_record();
         // 1. A crash from here to 4 leaves an open transaction, which the next holder of the id or the broker aborts.
-        served.client.begin().map_err(|failure| CommitError::Fenced(served.explain("begin", &failure)))?;
+        served.client.begin().map_err(|failure| served.broken(&failure, served.explain("begin", &failure)))?;
         // 2. Positions first: a stale membership is found out before anything is on its way, and while the markers of
         // the transaction before are being written, librdkafka asks again after 2 ms; for records it would after 20.
         if let Err((what, failure)) = self.send_offsets(served, transaction, deadline) {
@@ -191,8 +198,10 @@ impl KafkaProducer {
             let failure = Failure { code, text, fatal: false, retriable: false, abortable: true };
             return Err(self.abort(served, "produce", &failure));
         }
-        if let Some((_, text)) = served.client.fatal() {
-            return Err(CommitError::Fenced(served.watch.explain(&text)));
+        if let Some((code, text)) = served.client.fatal() {
+            let text = served.watch.explain(&text);
+            let failure = Failure { code, text: String::new(), fatal: true, retriable: false, abortable: false };
+            return Err(served.broken(&failure, text));
         }
         // 4. From here the outcome is the broker's; a crash is decided by the committed positions (protocol P5).
         self.end(served, deadline + Duration::from_secs(5), before)
@@ -247,7 +256,7 @@ impl KafkaProducer {
         let drained = served.client.flush(DRAIN);
         let why = served.explain(what, failure);
         if failure.fatal || served.client.fatal().is_some() {
-            return CommitError::Fenced(why);
+            return served.broken(failure, why);
         }
         if let Err(stuck) = drained {
             return CommitError::Fenced(format!("{why}; records are still on their way: {}", stuck.text));
@@ -260,7 +269,7 @@ impl KafkaProducer {
                 Err(again) if again.retriable && clock::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
-                Err(other) => return CommitError::Fenced(format!("{why}; abort: {}", other.text)),
+                Err(other) => return served.broken(failure, format!("{why}; abort: {}", other.text)),
             }
         }
     }
@@ -273,7 +282,13 @@ impl Producer for KafkaProducer {
         }
         if self.served.is_none() {
             // K1: nothing has begun, so the transaction is certainly not committed.
-            self.recover().map_err(|error| CommitError::Fenced(error.to_string()))?;
+            self.recover().map_err(|error| match error {
+                LogError::Unauthorized(text) => {
+                    self.undecided = false;
+                    CommitError::Unauthorized(text)
+                }
+                error => CommitError::Fenced(error.to_string()),
+            })?;
         }
         let served = self.served.take().ok_or_else(|| CommitError::Fenced("no producer".to_owned()))?;
         let before = served.watch.disturbances();
@@ -283,9 +298,11 @@ impl Producer for KafkaProducer {
             self.known.clear();
         }
         let undisturbed = served.watch.disturbances() == before;
+        let denied = matches!(result, Err(CommitError::Unauthorized(_)));
         // K1: also after a commit, as a delayed request of it may still arrive. A record that has failed leaves a gap
-        // in its partition's sequence, over which this handle's next transaction would stumble.
-        if undisturbed && !self.undecided && !served.spoiled.load(Ordering::SeqCst) {
+        // in its partition's sequence, over which this handle's next transaction would stumble. What was not allowed
+        // may have cost the handle its life.
+        if undisturbed && !self.undecided && !denied && !served.spoiled.load(Ordering::SeqCst) {
             self.served = Some(served);
         }
         result.map(|()| Receipt { ends: self.questions.ends(&transaction.ends_of) })
