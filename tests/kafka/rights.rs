@@ -111,8 +111,14 @@ fn a_right_that_is_missing_at_the_start_is_named_until_it_is_granted() {
     }
     app.until("it is ready", || instance.ready());
     app.until("it owns all", || instance.owns() == 6);
-    let lines = instance.said().lines().count();
-    assert!(lines <= 60, "{lines} lines:\n{}", app.logs());
+    let load = Load::begin(&app, 9);
+    let low = |of| app.log.watermarks(&of).map_or(0, |ends| ends.low);
+    let purged = || app.partitions(&app.topics.repartition).into_iter().any(|of| low(of) > 0);
+    app.until("what was consumed is deleted", purged);
+    load.end();
+    assert!(instance.ready(), "{}", instance.trouble());
+    let lines = instance.said().lines().filter(|line| line.contains("uthoriz")).count();
+    assert!(lines <= 40, "{lines} lines:\n{}", app.logs());
     assert_eq!(instance.terminate(), Some(0), "{}", app.logs());
 }
 

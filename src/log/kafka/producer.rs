@@ -2,8 +2,8 @@
 //!
 //! K1: a transaction that was interrupted by any error of the network is the handle's last: before the next one
 //!     begins the handle is replaced (protocol P7).
-//! K2: `Fenced`, `Aborted` and `Unauthorized` are told only while no end of the transaction was asked for, or when the broker said no
-//!     undisturbed; all else is `Unknown` (protocol P5).
+//! K2: `Fenced`, `Aborted` and `Unauthorized` are told only while no end of the transaction was asked for, or when the
+//!     broker said no undisturbed; all else is `Unknown` (protocol P5).
 //! K3: positions are sent under the membership given, never a fresher one (protocol P2).
 //! K4: nothing is aborted while a produce request is on its way; a handle that cannot be drained is destroyed.
 
