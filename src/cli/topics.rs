@@ -72,22 +72,21 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     sources.chain(internal).chain(output).collect()
 }
 
-fn described(log: &dyn Log, wanted: &[Wanted]) -> Result<Vec<Option<TopicDescription>>, CliError> {
+fn described(config: &Config, log: &dyn Log, wanted: &[Wanted]) -> Result<Vec<Option<TopicDescription>>, CliError> {
     let names: Vec<&str> = wanted.iter().map(|wanted| wanted.topic.name.as_str()).collect();
-    log.describe(&names).map_err(|error| refused(&error))
-}
-
-fn refused(error: &LogError) -> CliError {
-    CliError::failed(format!("the log does not answer: {error}"))
-        .hint("check log.kind, and log.path or kafka.bootstrap_servers")
+    log.describe(&names).map_err(|error| open::unanswered(config, &error))
 }
 
 fn list(config: &Config, output: Output) -> Result<(), CliError> {
     let log = open::log_beside(config)?;
     let wanted = wanted(config);
     let mut rows = Vec::new();
-    for (wanted, found) in wanted.iter().zip(described(&*log, &wanted)?) {
-        let records = found.as_ref().map(|found| records(&*log, found)).transpose().map_err(|error| refused(&error))?;
+    for (wanted, found) in wanted.iter().zip(described(config, &*log, &wanted)?) {
+        let records = found
+            .as_ref()
+            .map(|found| records(&*log, found))
+            .transpose()
+            .map_err(|error| open::unanswered(config, &error))?;
         rows.push(json!({
             "topic": wanted.topic.name,
             "role": wanted.role.as_str(),
@@ -116,7 +115,7 @@ fn records(log: &dyn Log, topic: &TopicDescription) -> Result<i64, LogError> {
 fn check(config: &Config) -> Result<(), CliError> {
     let log = open::log_beside(config)?;
     let wanted = wanted(config);
-    let found = described(&*log, &wanted)?;
+    let found = described(config, &*log, &wanted)?;
     let problems: Vec<String> =
         wanted.iter().zip(&found).filter_map(|(wanted, found)| problem(wanted, found.as_ref(), config)).collect();
     if !problems.is_empty() {
@@ -167,10 +166,10 @@ fn problem(wanted: &Wanted, found: Option<&TopicDescription>, config: &Config) -
 fn create(config: &Config) -> Result<(), CliError> {
     let log = open::log(config)?;
     let wanted = wanted(config);
-    let found = described(&*log, &wanted)?;
+    let found = described(config, &*log, &wanted)?;
     let missing: Vec<NewTopic> =
         wanted.into_iter().zip(found).filter(|(_, found)| found.is_none()).map(|(wanted, _)| wanted.topic).collect();
-    log.create(&missing).map_err(|error| refused(&error))?;
+    log.create(&missing).map_err(|error| open::unanswered(config, &error))?;
     for topic in &missing {
         output::line(&format!("created {} ({} partitions)", topic.name, topic.partitions))?;
     }

@@ -9,6 +9,7 @@
 
 mod mark;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub use mark::{FORMAT, Mark};
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
+const DENIED: Duration = Duration::from_secs(1);
 
 /// How long the membership of a newer generation is waited for: the group tells it at the end of a
 /// rebalance, and nothing of a revoke goes on before the transaction is decided.
@@ -70,30 +74,44 @@ pub enum Ended {
 
 /// The membership of now, as the engine has heard of it; counts how often partitions were lost.
 #[derive(Debug, Default)]
-pub struct Current(Mutex<(u64, Option<Membership>)>);
+pub struct Current {
+    latest: Mutex<(u64, Option<Membership>)>,
+    revoking: AtomicBool,
+}
 
 impl Current {
     /// The group has a new generation, in which everything not lost is still owned.
     pub fn renew(&self, membership: &Membership) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(membership.clone());
+        self.revoking.store(false, Ordering::Release);
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(membership.clone());
     }
 
     /// Partitions were lost: nothing composed before may be committed under a later membership (protocol P2).
     pub fn lose(&self) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *current = (current.0 + 1, None);
+    }
+
+    /// A revoke waits for the transaction under way.
+    pub fn revoke(&self) {
+        self.revoking.store(true, Ordering::Release);
+    }
+
+    /// Whether a revoke may be waiting.
+    fn is_revoking(&self) -> bool {
+        self.revoking.load(Ordering::Acquire)
     }
 
     /// How often partitions were lost so far.
     pub fn losses(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// A membership other than `stale`, waited for a while; `None` when there is none or partitions were lost.
     fn newer(&self, stale: &Membership, losses: u64) -> Option<Membership> {
         let deadline = clock::now() + NEWER_WITHIN;
         loop {
-            let current = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let current = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match current {
                 (now, _) if now != losses => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
@@ -104,6 +122,9 @@ impl Current {
     }
 }
 
+/// Takes why nothing can be committed; `None` = it can be again, or is not tried any more.
+pub type Report = Box<dyn Fn(Option<LogError>) + Send>;
+
 /// Carries transactions out, on a thread of its own.
 pub struct Committer {
     log: Arc<dyn Log>,
@@ -113,6 +134,7 @@ pub struct Committer {
     producer_id: String,
     current: Arc<Current>,
     output: Option<Output>,
+    report: Report,
 }
 
 impl Committer {
@@ -125,10 +147,11 @@ impl Committer {
         producer_id: &str,
         current: Arc<Current>,
         output: Option<Output>,
+        report: Report,
     ) -> Result<Committer, LogError> {
         let producer = log.producer(producer_id)?;
         let (group, producer_id) = (group.to_owned(), producer_id.to_owned());
-        Ok(Committer { log, topics, group, producer, producer_id, current, output })
+        Ok(Committer { log, topics, group, producer, producer_id, current, output, report })
     }
 
     /// Carries one transaction out and returns when it is decided. While the log does not answer it
@@ -139,7 +162,19 @@ impl Committer {
         let mut transaction = self.compose(work);
         let reason = loop {
             match self.producer.commit(&transaction) {
-                Ok(receipt) => return Ended::Committed(receipt),
+                Ok(receipt) => {
+                    (self.report)(None);
+                    return Ended::Committed(receipt);
+                }
+                // Nothing of it is wrong: it waits here, complete, until it is let in. A revoke does not wait with it.
+                Err(CommitError::Unauthorized(reason)) => {
+                    (self.report)(Some(LogError::Unauthorized(reason.clone())));
+                    std::thread::sleep(DENIED);
+                    if stop() || self.current.is_revoking() || self.current.losses() != losses {
+                        (self.report)(None);
+                        return aborted("refused", reason);
+                    }
+                }
                 Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
@@ -148,7 +183,9 @@ impl Committer {
                     None => return aborted("rebalance", reason),
                 },
                 Err(CommitError::Fenced(reason)) => {
-                    let _ = self.recover(&stop);
+                    // Certainly not committed: a revoke need not wait until the producer is usable again.
+                    let current = Arc::clone(&self.current);
+                    let _ = self.recover(&|| stop() || current.is_revoking());
                     return aborted("fenced", reason);
                 }
                 Err(CommitError::Unknown(reason)) => break reason,
@@ -164,12 +201,15 @@ impl Committer {
     /// C3. When it returns the markers of every earlier transaction of this id are written.
     fn recover(&mut self, stop: &impl Fn() -> bool) -> Option<()> {
         while let Err(error) = self.producer.recover() {
-            tracing::warn!(%error, "no new producer yet");
+            let pause = if matches!(error, LogError::Unauthorized(_)) { DENIED } else { RETRY };
+            (self.report)(Some(error));
+            std::thread::sleep(pause);
             if stop() {
+                (self.report)(None);
                 return None;
             }
-            std::thread::sleep(RETRY);
         }
+        (self.report)(None);
         Some(())
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::changelog::ReadError;
 use crate::clock;
 use crate::config::{self, StampSource};
 use crate::instance::commit::{self, Mark};
@@ -21,6 +22,9 @@ use crate::topics::Topics;
 
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
+const DENIED: Duration = Duration::from_secs(1);
 
 /// After this long a partition that does not become stable is reported (protocol P14).
 const STABLE_WITHIN: Duration = Duration::from_secs(15);
@@ -146,7 +150,7 @@ impl Opener {
             if !valid() {
                 return Err(OpenError::Moved);
             }
-            match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
+            let pause = match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
                 Ok(restored) => {
                     (self.report)(&changelog, None);
                     return Ok(restored);
@@ -159,9 +163,13 @@ impl Opener {
                         let _ = self.stores.wipe(partition);
                     }
                     (self.report)(&changelog, Some(format!("restoring {changelog}: {error}")));
+                    match error {
+                        RestoreError::Changelog(ReadError::Log(LogError::Unauthorized(_))) => DENIED,
+                        _ => RETRY,
+                    }
                 }
-            }
-            std::thread::sleep(RETRY);
+            };
+            std::thread::sleep(pause);
         }
     }
 
@@ -209,6 +217,7 @@ impl Opener {
     ) -> Result<T, OpenError> {
         let begun = clock::now();
         loop {
+            let mut pause = RETRY;
             match call() {
                 Ok(done) => {
                     (self.report)(of, None);
@@ -219,12 +228,17 @@ impl Opener {
                     return Err(OpenError::Fatal(format!("opening {of}: {error}")));
                 }
                 Err(LogError::Unstable(_)) if begun.elapsed() < STABLE_WITHIN => {}
-                Err(error) => (self.report)(of, Some(format!("opening {of}: {error}"))),
+                Err(error) => {
+                    if matches!(error, LogError::Unauthorized(_)) {
+                        pause = DENIED;
+                    }
+                    (self.report)(of, Some(format!("opening {of}: {error}")));
+                }
             }
             if !valid() {
                 return Err(OpenError::Moved);
             }
-            std::thread::sleep(RETRY);
+            std::thread::sleep(pause);
         }
     }
 }

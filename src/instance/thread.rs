@@ -1,6 +1,7 @@
 //! An engine thread with the threads that wait on its behalf: the member's, the committer's, the
 //! flusher's and, while partitions are opened, theirs.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use super::commit::{Committer, Current, Mark, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
 use super::judging::Judge;
 use super::opening::{OpenError, Opener};
-use super::topology::{self, Topology};
+use super::topology::{self, Topology, Wanted};
 use crate::clock;
 use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use crate::metrics;
@@ -66,9 +67,20 @@ impl EngineThread {
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
         let topics = setting.topics.clone();
-        let told = Arc::clone(&current);
-        let id = &setting.producer_id;
-        let committer = Committer::new(Arc::clone(&log), topics, &group, id, told, topology.output)?;
+        let wanted = Wanted::of(&setting.config, &topics);
+        let (ask, told) = (Arc::clone(&log), inputs_in.clone());
+        let is_told = Cell::new(false);
+        let report = move |why: Option<LogError>| {
+            if is_told.replace(why.is_some()) || why.is_some() {
+                let why = why.map(|error| match wanted.explained(ask.as_ref(), error) {
+                    LogError::Unauthorized(why) => why,
+                    error => format!("no new producer yet: {error}"),
+                });
+                drop(told.send(Input::Trouble("commit".into(), why)));
+            }
+        };
+        let (id, now) = (&setting.producer_id, Arc::clone(&current));
+        let committer = Committer::new(Arc::clone(&log), topics, &group, id, now, topology.output, Box::new(report))?;
         let join = topology::join(&setting.config, &setting.topics);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
@@ -291,6 +303,7 @@ impl Surroundings {
         match input {
             Input::Member(MemberEvent::Assigned { membership, .. }) => self.current.renew(membership),
             Input::Member(MemberEvent::Revoked { lost: true, .. }) => self.current.lose(),
+            Input::Member(MemberEvent::Revoked { lost: false, .. }) => self.current.revoke(),
             _ => {}
         }
     }

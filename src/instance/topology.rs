@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Config, LogKind, StampSource};
-use crate::log::{Join, Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::log::{Join, Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
 use crate::output::Output;
 use crate::progress::{History, Until};
 use crate::topics::Topics;
@@ -88,12 +88,64 @@ fn new_topic(config: &Config, name: &str, partitions: i32, settings: &[(&str, &s
     }
 }
 
+/// What an instance has to be allowed.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    group: String,
+    topics: Vec<(Arc<str>, &'static [Operation])>,
+}
+
+impl Wanted {
+    /// By an instance with this configuration.
+    pub fn of(config: &Config, topics: &Topics) -> Wanted {
+        use Operation::{Delete, DescribeConfigs, Read, Write};
+        const OWN: &[Operation] = &[DescribeConfigs, Read, Write];
+        let purges = config.processing.repartition_purge.is_some();
+        let repartition: &[Operation] = if purges { &[DescribeConfigs, Read, Write, Delete] } else { OWN };
+        let own = [
+            (&topics.repartition, repartition),
+            (&topics.changelog, OWN),
+            (&topics.dead_letter, OWN),
+            (&topics.progress, OWN),
+        ];
+        let order = (config.source.stamp == StampSource::Arrival).then_some((&topics.order, OWN));
+        let sources = topics.sources.iter().map(|name| (name, &[DescribeConfigs, Read][..]));
+        let own = sources.chain(own).chain(order).map(|(name, operations)| (Arc::clone(name), operations));
+        let output = (!config.output.topic.is_empty()).then(|| Arc::from(config.output.topic.as_str()));
+        let topics = own.chain(output.map(|name| (name, &[DescribeConfigs, Write][..]))).collect();
+        Wanted { group: config.application.id.clone(), topics }
+    }
+
+    /// Asks the log.
+    ///
+    /// # Errors
+    /// [`LogError::Unauthorized`] with all that is missing.
+    pub fn check(&self, log: &dyn Log) -> Result<(), LogError> {
+        let topics: Vec<(&str, &[Operation])> =
+            self.topics.iter().map(|(name, operations)| (&**name, *operations)).collect();
+        log.check_rights(&self.group, &topics)
+    }
+
+    /// The error; where something is not allowed, with all that is missing as far as the log tells it.
+    pub fn explained(&self, log: &dyn Log, error: LogError) -> LogError {
+        match error {
+            LogError::Unauthorized(why) => match self.check(log) {
+                Err(LogError::Unauthorized(all)) => LogError::Unauthorized(all),
+                _ => LogError::Unauthorized(why),
+            },
+            other => other,
+        }
+    }
+}
+
 /// Creates what is missing and checks the rest.
 pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topology, TopologyError> {
     let internal = internal_topics(config, topics);
     let names: Vec<&str> = internal.iter().map(|topic| topic.name.as_str()).collect();
     let sources: Vec<&str> = topics.sources.iter().map(|name| &**name).collect();
-    let mut found_sources = log.describe(&sources)?;
+    let wanted = Wanted::of(config, topics);
+    let described = |names: &[&str]| log.describe(names).map_err(|error| wanted.explained(log, error));
+    let mut found_sources = described(&sources)?;
     if config.log.kind == LogKind::Embedded && found_sources.iter().any(Option::is_none) {
         let missing = sources.iter().zip(&found_sources).filter(|(_, found)| found.is_none());
         let create = |(name, _): (&&str, _)| NewTopic {
@@ -103,22 +155,23 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
             settings: Vec::new(),
         };
         log.create(&missing.map(create).collect::<Vec<_>>())?;
-        found_sources = log.describe(&sources)?;
+        found_sources = described(&sources)?;
     }
     let (source_ids, source_partitions) = check_sources(config, &topics.sources, found_sources)?;
-    let found = log.describe(&names)?;
+    let found = described(&names)?;
     let missing: Vec<_> =
         internal.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(topic, _)| topic.clone()).collect();
     if !missing.is_empty() {
         log.create(&missing)?;
     }
-    let found = log.describe(&names)?;
+    let found = described(&names)?;
     for (wanted, found) in internal.iter().zip(&found) {
         let Some(found) = found else {
             return Err(LogError::Retriable(format!("topic {} is created and not visible yet", wanted.name)).into());
         };
         check_internal(wanted, found)?;
     }
+    wanted.check(log)?;
     let progress = TopicPartition::new(&topics.progress, 0);
     History::read(log, &progress, Until::Stable)?
         .allows(&config.source, &source_ids)

@@ -1,9 +1,13 @@
 //! The log port and whole instances on a real Kafka broker.
 
+mod acls;
 mod broker;
 mod cluster;
 mod kit;
 mod log;
 mod members;
 mod outage;
+mod rights;
+mod secured;
+mod security;
 mod speed;

@@ -83,13 +83,14 @@ fn every_type_can_be_set_by_text() {
 #[test]
 fn kafka_properties_come_from_everywhere() {
     let properties = |loaded: Result<Loaded, ConfigError>| loaded.unwrap().config.kafka.properties;
-    let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    let one = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.into())]);
     let expected = one("sasl.username", "me");
     assert_eq!(properties(from_file("[kafka]\nproperties = { \"sasl.username\" = \"me\" }")), expected);
     assert_eq!(properties(from_file("[kafka.properties]\nsasl.username = \"me\"")), expected);
     assert_eq!(properties(environment("TIDEGATE_KAFKA__PROPERTIES", "{ \"sasl.username\" = \"me\" }")), expected);
     assert_eq!(properties(flag("kafka.properties.\"sasl.username\"", "me")), expected);
     assert_eq!(properties(flag("kafka.properties.sasl.username", "me")), expected);
+    assert_eq!(properties(environment("TIDEGATE_KAFKA__PROPERTIES__SASL__USERNAME", "me")), expected);
     assert_eq!(properties(from_file("[kafka.properties]\n\"linger.ms\" = 5")), one("linger.ms", "5"));
     fails(flag("kafka.properties.", "x"), &["a property without a name"]);
     fails(environment("TIDEGATE_KAFKA__PROPERTIES", "x=secret"), &["TIDEGATE_KAFKA__PROPERTIES", "TOML table"]);
@@ -192,13 +193,16 @@ fn what_is_shown_is_toml_whatever_the_names_of_files_and_variables() {
 fn secrets_are_shown_nowhere() {
     let loaded = from_file(
         "[log]\nkind = \"kafka\"\n[kafka]\nbootstrap_servers = \"b:9092\"\n[kafka.properties]\n\
-         \"sasl.username\" = \"hidden\"\n\"ssl.key.location\" = \"hidden\"\n\"my.password\" = \"hidden\"\n\
-         \"linger.ms\" = 5\n",
+         \"sasl.username\" = \"hidden\"\n\"ssl.key.pem\" = \"hidden\"\n\"my.password\" = \"hidden\"\n\
+         \"linger.ms\" = 5\n\"ssl.key.location\" = \"/k.pem\"\n\"sasl.password_file\" = \"/p\"\n",
     )
     .unwrap();
     assert_eq!(loaded.config.log.kind, LogKind::Kafka);
     let shown = show(&loaded);
     assert!(!shown.contains("hidden"), "{shown}");
+    let debug = format!("{loaded:?}");
+    assert!(!debug.contains("hidden"), "{debug}");
+    assert!(shown.contains("/k.pem") && shown.contains("/p"), "a path is no secret: {shown}");
     assert!(shown.contains("[kafka.properties]\n\"linger.ms\" = \"5\"  # /"), "{shown}");
     assert!(shown.contains("guarantee = \"exactly_once\"  # default"), "{shown}");
     let again: Config = toml::from_str(&shown).unwrap();

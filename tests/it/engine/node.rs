@@ -107,10 +107,9 @@ impl Node {
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let committer = {
-            let output = plan.topology.output.clone();
-            Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default(), output).unwrap()
-        };
+        let (its_log, topics, output) = (Arc::clone(&log), plan.topics.clone(), plan.topology.output.clone());
+        let report = Box::new(|_| {});
+        let committer = Committer::new(its_log, topics, &group, &name, Arc::default(), output, report).unwrap();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();

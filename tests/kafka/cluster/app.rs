@@ -28,7 +28,11 @@ pub struct App {
     pub log: KafkaLog,
     /// More settings of its instances, `key=value`.
     pub settings: Vec<String>,
-    folder: tempfile::TempDir,
+    /// Further arguments of every command; they override the others.
+    pub arguments: Vec<String>,
+    /// Variables of every command.
+    pub environment: Vec<(String, String)>,
+    pub folder: tempfile::TempDir,
 }
 
 impl App {
@@ -45,7 +49,8 @@ impl App {
         let id = kit::unique(name);
         let topics = Topics::new(&id, &[source.to_string()]);
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
-        App { id, servers, source, topics, log, settings: Vec::new(), folder }
+        let (settings, arguments, environment) = (Vec::new(), Vec::new(), Vec::new());
+        App { id, servers, source, topics, log, settings, arguments, environment, folder }
     }
 
     /// With further settings.
@@ -72,7 +77,9 @@ impl App {
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
+        command.args(&self.arguments);
         command.current_dir(self.folder.path()).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -154,10 +161,22 @@ impl Instance<'_> {
 
     /// An answer of its API.
     fn get(&self, path: &str) -> Option<Value> {
+        let (status, text) = self.page(path)?;
+        (status == 200).then(|| serde_json::from_str(&text).ok())?
+    }
+
+    /// Status and text of what it serves.
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
         let address = self.url()?;
-        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).build().new_agent();
-        let text = agent.get(format!("{address}{path}")).call().ok()?.body_mut().read_to_string().ok()?;
-        serde_json::from_str(&text).ok()
+        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2)));
+        let agent = agent.http_status_as_error(false).build().new_agent();
+        let mut answer = agent.get(format!("{address}{path}")).call().ok()?;
+        Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
+    }
+
+    /// Why it says that it is not ready; empty when it is, or does not answer.
+    pub fn trouble(&self) -> String {
+        self.page("/readyz").filter(|(status, _)| *status == 503).map(|(_, text)| text).unwrap_or_default()
     }
 
     /// Whether it says that it is ready.
