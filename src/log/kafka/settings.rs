@@ -196,7 +196,9 @@ pub fn committed(options: &KafkaOptions, group: &str, stable: bool) -> Settings 
 pub fn questions(options: &KafkaOptions) -> Settings {
     let mut settings = consumer(options, Isolation::ReadUncommitted);
     // A listener that speaks another protocol only closes the connection: this handle hears why.
-    put(&mut settings, &[("log.connection.close", s("true"))]);
+    if !options.properties.contains_key("log.connection.close") {
+        put(&mut settings, &[("log.connection.close", s("true"))]);
+    }
     settings
 }
 
