@@ -10,6 +10,7 @@ mod faulty;
 mod member;
 mod node;
 mod parts;
+mod seat;
 mod workload;
 mod world;
 

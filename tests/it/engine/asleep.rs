@@ -22,11 +22,12 @@ use super::world::{self, World};
 const PAUSE: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 /// An engine that has processed everything and owns all.
-fn at_rest() -> World {
+pub fn at_rest(stamp: StampSource) -> World {
     let mut rng = Rng::with_seed(7);
     let mut config = Config::default();
     config.application.id = "t".into();
     config.processing.partitions = 2;
+    config.source.stamp = stamp;
     let topics = Topics::new(&config.application.id, &config.source.topics);
     let folder = tempfile::tempdir().unwrap();
     let faults = Faults::new(1, 0);
@@ -34,8 +35,9 @@ fn at_rest() -> World {
     let topology = topology::ensure(log.as_ref(), &config, &topics).unwrap();
     config.cascade = Cascade { max_depth: 3, max_children: 4 };
     let scripts = Scripts { keys: 10, cascade: config.cascade.clone(), parents: 30 };
-    let mut workload = workload::draw(&mut rng, &scripts, 50, StampSource::Offset, 1);
-    workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
+    let mut workload = workload::draw(&mut rng, &scripts, 50, stamp, 1);
+    // From one partition they arrive in its order.
+    workload.expect(&scripts, |_, offset| offset as u64);
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once: 50, overlay_bytes: 1 << 20 };
     let mut world = World::new(plan, workload, folder, log, rng);
     let folder = world.free_folder();
@@ -92,7 +94,7 @@ fn decide(world: &mut World) {
 
 #[test]
 fn after_a_pause_the_group_is_asked_first() {
-    let mut world = at_rest();
+    let mut world = at_rest(StampSource::Offset);
     let mut boot = Duration::from_secs(1000);
     awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held);
@@ -119,7 +121,7 @@ fn after_a_pause_the_group_is_asked_first() {
 
 #[test]
 fn a_commit_from_before_a_pause_confirms_nothing() {
-    let mut world = at_rest();
+    let mut world = at_rest(StampSource::Offset);
     awake(&mut world, Duration::from_secs(1000));
     awake(&mut world, Duration::from_secs(1000) + PAUSE);
     hand_out(&mut world);
@@ -133,7 +135,7 @@ fn a_commit_from_before_a_pause_confirms_nothing() {
 
 #[test]
 fn a_woken_engine_that_was_expelled_answers_nothing() {
-    let mut world = at_rest();
+    let mut world = at_rest(StampSource::Offset);
     awake(&mut world, Duration::from_secs(1000));
     let (group, name) = (world.plan.config.application.id.clone(), format!("{}-", world.nodes[0].name));
     let log = &world.log().inner;
