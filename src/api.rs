@@ -2,6 +2,7 @@
 
 pub mod program;
 mod bytes;
+mod dead_letters;
 mod events;
 mod everywhere;
 mod instances;
@@ -42,6 +43,8 @@ fn described() -> OpenApiRouter<Front> {
         .routes(routes!(topology::topology))
         .routes(routes!(instances::instances))
         .routes(routes!(events::post))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::get))
         .routes(routes!(keys::list))
         .routes(routes!(keys::get))
 }

@@ -2,25 +2,32 @@
 
 mod bench;
 mod client;
+mod dead_letters;
 mod demo;
 mod error;
 mod keys;
 mod open;
 mod options;
 mod output;
+mod reset;
 mod run;
+mod screen;
 mod send;
 mod tasks;
 mod topics;
+mod topology;
 mod verdict;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
 use axum::Router;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::LogKind;
+use crate::handler::builtin;
 use crate::server::{Front, bind};
 use client::{Client, ServerOptions};
 use error::CliError;
@@ -60,14 +67,28 @@ enum Verb {
     List(keys::ListOptions),
     /// List the tasks of an instance.
     Tasks,
-    /// Look at the application's topics, or create them.
+    /// Watch an instance's numbers change.
+    Watch(watch::WatchOptions),
+    /// Draw the way of an event through the application's topics.
+    Topology(topology::TopologyOptions),
+    /// Look at the application's topics, create or purge them.
     #[command(subcommand)]
     Topics(topics::TopicsVerb),
+    /// Start over: delete what the application has made of its source; a preview without --execute.
+    Reset(reset::ResetOptions),
+    /// Look at what could not be handled.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersVerb),
     /// Compare every key with the serial reference; exit code 3 when they differ.
     Verify(verdict::VerifyOptions),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Print the script with which a shell completes this command line.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,30 +110,49 @@ pub fn main(doors: Router<Front>) -> ExitCode {
     }
 }
 
+/// All that can be known to be wrong without a log.
+fn check(options: &ConfigOptions, output: Output) -> Result<(), CliError> {
+    let config = options.load()?;
+    bind::check(&config.server)?;
+    builtin::from_config(&config.handler, true).map_err(CliError::misused)?;
+    // Opening needs no broker, and tells which of Kafka's properties are not taken, and why.
+    if config.log.kind == LogKind::Kafka {
+        open::log(&config)?;
+    }
+    match output {
+        Output::Json => output::json(&serde_json::json!({ "valid": true })),
+        Output::Table => output::line("the configuration is valid"),
+    }
+}
+
 fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
-    if !matches!(cli.verb, Verb::Send(_) | Verb::Get(_) | Verb::List(_) | Verb::Tasks) {
+    let talks = matches!(cli.verb, Verb::Send(_) | Verb::Get(_) | Verb::List(_) | Verb::Tasks);
+    let talks = talks || matches!(cli.verb, Verb::Watch(_) | Verb::Topology(_) | Verb::DeadLetters(_));
+    if !talks {
         cli.server.refuse()?;
     }
     match cli.verb {
         Verb::Demo(options) => demo::demo(&options, doors),
-        Verb::Bench(options) => bench::bench(&options, doors),
+        Verb::Bench(options) => bench::bench(&options, doors, cli.output),
         Verb::Run(options) => run::run(&options, doors),
         Verb::Send(options) => send::send(&client()?, &options, cli.encoding, cli.output),
         Verb::Get(options) => keys::get(&client()?, &options, cli.encoding, cli.output),
         Verb::List(options) => keys::list(&client()?, &options, cli.encoding, cli.output),
         Verb::Tasks => tasks::tasks(&client()?, cli.output),
+        Verb::Watch(options) => watch::watch(client()?, &options, cli.output),
+        Verb::Topology(options) => topology::topology(client().ok().as_ref(), &options, cli.output),
+        Verb::DeadLetters(verb) => dead_letters::dead_letters(&client()?, &verb, cli.encoding, cli.output),
+        Verb::Reset(options) => reset::reset(&options, cli.output),
         Verb::Topics(verb) => topics::topics(&verb, cli.output),
         Verb::Verify(options) => verdict::verify(&options, cli.encoding, cli.output),
-        Verb::Config(ConfigVerb::Check(options)) => {
-            let config = options.load()?;
-            bind::check(&config.server)?;
-            // Opening needs no broker, and tells which of Kafka's properties are not taken, and why.
-            if config.log.kind == LogKind::Kafka {
-                open::log(&config)?;
-            }
-            output::line("the configuration is valid")
-        }
+        Verb::Config(ConfigVerb::Check(options)) => check(&options, cli.output),
+        Verb::Config(ConfigVerb::Show(options)) if cli.output == Output::Json => output::json(&options.show_json()?),
         Verb::Config(ConfigVerb::Show(options)) => output::line(options.show()?.trim_end()),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end())
+        }
     }
 }

@@ -47,6 +47,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// from try to try, and may also have got another cause.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
+/// The file in an instance's state folder that says by its lock that the folder is in use.
+pub const LOCK_FILE: &str = "instance.lock";
+
 /// Why an instance does not start. The message names the cause and the next step.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StartError {
@@ -358,7 +361,7 @@ impl StateLock {
             let private = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(&folder, private).map_err(|error| failed("protect", &folder, &error))?;
         }
-        let path = folder.join("instance.lock");
+        let path = folder.join(LOCK_FILE);
         let file = std::fs::File::options().create(true).append(true).open(&path);
         let file = file.map_err(|error| failed("write", &folder, &error))?;
         file.try_lock().map_err(|_| {

@@ -372,4 +372,12 @@ pub trait Log: Send + Sync {
         let _ = (group, topics);
         Ok(())
     }
+    /// Deletes topics with their records and returns once they are gone; one that is not there is none
+    /// to delete. What fails may have deleted some of them.
+    fn delete_topics(&self, names: &[&str]) -> Result<(), LogError>;
+    /// The group's members as people know them; empty where there is no such group. A log that is read
+    /// beside its owner does not know them.
+    fn members_of(&self, group: &str) -> Result<Vec<String>, LogError>;
+    /// Deletes all that the group has committed; [`LogError::Refused`] while it has members.
+    fn delete_group(&self, group: &str) -> Result<(), LogError>;
 }

@@ -14,11 +14,12 @@ use std::time::Duration;
 use axum::Router;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::open;
 use super::options::ConfigOptions;
-use super::output;
+use super::output::{self, Output};
 use super::run::runtime;
 use super::verify;
 use crate::clock;
@@ -71,7 +72,7 @@ pub struct BenchOptions {
 }
 
 /// Runs the load and tells what it took.
-pub fn bench(options: &BenchOptions, doors: Router<Front>) -> Result<(), CliError> {
+pub fn bench(options: &BenchOptions, doors: Router<Front>, output: Output) -> Result<(), CliError> {
     let mut config = options.config.load()?;
     let run = uuid::Uuid::new_v4().simple().to_string();
     let folder = std::env::temp_dir().join(format!("tidegate-bench-{run}"));
@@ -90,13 +91,19 @@ pub fn bench(options: &BenchOptions, doors: Router<Front>) -> Result<(), CliErro
         payload: options.payload.max(load::HEADER),
     };
     std::fs::create_dir_all(&folder)?;
-    let result = carry_out(options, config, load, doors);
+    let result = carry_out(options, config, load, doors, output);
     // What cannot be removed is in the system's temporary folder, which is emptied by itself.
     let _ = std::fs::remove_dir_all(&folder);
     result
 }
 
-fn carry_out(options: &BenchOptions, mut config: Config, load: Load, doors: Router<Front>) -> Result<(), CliError> {
+fn carry_out(
+    options: &BenchOptions,
+    mut config: Config,
+    load: Load,
+    doors: Router<Front>,
+    output: Output,
+) -> Result<(), CliError> {
     let log = open::log(&config)?;
     fill(&*log, &config, &load)?;
     let handler: Arc<dyn DynHandler> = Arc::new(LoadHandler { load, work: options.work });
@@ -111,14 +118,20 @@ fn carry_out(options: &BenchOptions, mut config: Config, load: Load, doors: Rout
     };
     let (elapsed, used) = work_off(&process, &log, &verified, load, &before)?;
     runtime.block_on(process.stop())?;
-    tell(load, elapsed, &used)?;
+    if output == Output::Table {
+        tell(load, elapsed, &used)?;
+    }
     if options.no_check {
-        return Ok(());
+        return if output == Output::Json { output::json(&as_json(load, elapsed, &used, None)) } else { Ok(()) };
     }
     let handler: Arc<dyn DynHandler> = Arc::new(LoadHandler { load, work: Duration::ZERO });
     let report =
         verify::verify(&*log, &verified, &handler, PATIENCE).map_err(|error| CliError::failed(error.to_string()))?;
+    if output == Output::Json {
+        output::json(&as_json(load, elapsed, &used, Some(&report)))?;
+    }
     match report.differences.len() {
+        0 if output == Output::Json => Ok(()),
         0 => output::line(&format!(
             "final state       exact: all {} keys are those of the serial reference",
             report.keys
@@ -178,7 +191,7 @@ fn work_off(
         bar.set_position(processed.unsigned_abs());
         if bar.is_hidden() && last_line.elapsed() > Duration::from_secs(5) {
             last_line = clock::now();
-            output::line(&format!("processing: about {processed} of {}", load.total()))?;
+            eprintln!("processing: about {processed} of {}", load.total());
         }
         let at_rest = |role: &'static str| {
             let mut of_role = status.tasks.iter().filter(|task| task.role == role).peekable();
@@ -204,6 +217,20 @@ fn bar(length: u64, what: &'static str) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}");
     ProgressBar::new(length).with_style(style.expect("a constant template")).with_message(what)
+}
+
+fn as_json(load: Load, elapsed: Duration, used: &Usage, report: Option<&verify::Report>) -> Value {
+    let (total, seconds) = (load.total(), elapsed.as_secs_f64());
+    json!({
+        "events": total,
+        "primaries": load.events,
+        "seconds": seconds,
+        "events_per_second": total as f64 / seconds,
+        "cpu_seconds_per_million_events": used.cpu.as_secs_f64() * 1e6 / total as f64,
+        "peak_memory_bytes": used.peak_bytes,
+        "keys": report.map(|report| report.keys),
+        "differences": report.map(|report| report.differences.len()),
+    })
 }
 
 fn tell(load: Load, elapsed: Duration, used: &Usage) -> Result<(), CliError> {

@@ -4,7 +4,6 @@
 mod check;
 mod load;
 mod observed;
-mod screen;
 mod story;
 
 use std::path::PathBuf;
@@ -16,6 +15,7 @@ use clap::Args;
 
 use super::error::CliError;
 use super::run::runtime;
+use super::screen::Screen;
 use crate::clock;
 use crate::config::{Config, HandlerKind};
 use crate::handler::builtin;
@@ -24,7 +24,6 @@ use crate::server::Front;
 use crate::server::bind::bind;
 use crate::server::process::{Process, name, told_to_stop};
 use observed::Observed;
-use screen::Screen;
 
 /// How long anything in the demo may take that is not a wait on purpose.
 const PATIENCE: Duration = Duration::from_secs(20);

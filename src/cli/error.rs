@@ -19,6 +19,7 @@ enum Exit {
     Failed = 1,
     Misused = 2,
     Different = 3,
+    Interrupted = 130,
 }
 
 impl CliError {
@@ -37,6 +38,11 @@ impl CliError {
         CliError { exit: Exit::Different, message: message.into(), hint: String::new() }
     }
 
+    /// Exit code 130: Ctrl-C ended it; nothing is said.
+    pub fn interrupted() -> CliError {
+        CliError { exit: Exit::Interrupted, message: String::new(), hint: String::new() }
+    }
+
     /// The next step.
     pub fn hint(mut self, hint: impl Into<String>) -> CliError {
         self.hint = hint.into();
@@ -50,6 +56,9 @@ impl CliError {
 
     /// Cause and next step, on standard error.
     pub fn print(&self) {
+        if self.message.is_empty() {
+            return;
+        }
         let mut text = format!("error: {}\n", self.message);
         if !self.hint.is_empty() {
             text.push_str(&format!(" hint: {}\n", self.hint));

@@ -51,7 +51,7 @@ impl Encoding {
     }
 
     /// The field `name` of an answer, which may stand there as `<name>_base64`.
-    fn show(self, object: &Value, name: &str) -> String {
+    pub fn show(self, object: &Value, name: &str) -> String {
         match field(object, name) {
             Some(bytes) => self.encode(&bytes),
             None => cell(&Value::Null),
@@ -63,11 +63,20 @@ fn hex_digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
-fn field(object: &Value, name: &str) -> Option<Vec<u8>> {
+/// The bytes of the field `name`, which may stand there as `<name>_base64`.
+pub fn field(object: &Value, name: &str) -> Option<Vec<u8>> {
     match object[name].as_str() {
         Some(text) => Some(text.as_bytes().to_vec()),
         None => STANDARD.decode(object[format!("{name}_base64")].as_str()?).ok(),
     }
+}
+
+/// Adds `name`, or `<name>_base64` where the bytes are not UTF-8.
+pub fn put(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), text.into()),
+        Err(_) => object.insert(format!("{name}_base64"), STANDARD.encode(bytes).into()),
+    };
 }
 
 fn escape(bytes: &[u8]) -> String {
@@ -101,8 +110,8 @@ pub struct ListOptions {
     #[arg(long)]
     after: Option<String>,
     /// At most so many.
-    #[arg(long, default_value_t = 100)]
-    limit: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// Also removed keys whose marker lives.
     #[arg(long)]
     removed: bool,
@@ -113,8 +122,9 @@ pub fn list(client: &Client, options: &ListOptions, encoding: Encoding, output: 
     let prefix = escape(&encoding.decode(&options.prefix)?);
     let mut after = options.after.as_deref().map(|after| encoding.decode(after)).transpose()?;
     let mut entries: Vec<Value> = Vec::new();
-    while entries.len() < options.limit {
-        let limit = (options.limit - entries.len()).min(1000);
+    let limit = options.limit as usize;
+    while entries.len() < limit {
+        let limit = (limit - entries.len()).min(1000);
         let mut path = format!("/api/v1/keys?prefix={prefix}&limit={limit}&removed={}", options.removed);
         if let Some(after) = &after {
             path.push_str(&match str::from_utf8(after) {

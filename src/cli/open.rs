@@ -21,8 +21,24 @@ pub fn log_beside(config: &Config) -> Result<Arc<dyn Log>, CliError> {
     })
 }
 
+/// The log, as its owner, where there is one: a command that only deletes makes no log. Where another process owns it,
+/// it is read beside that one, and the reason why it cannot be written is told, too.
+pub fn log_that_exists(config: &Config) -> Result<(Arc<dyn Log>, Option<CliError>), CliError> {
+    if config.log.kind == LogKind::Kafka {
+        return Ok((log(config)?, None));
+    }
+    let beside = log_beside(config)?;
+    Ok(match log(config) {
+        Ok(log) => (log, None),
+        Err(in_use) => (beside, Some(in_use)),
+    })
+}
+
 /// A log that does not answer as it should: exit code 1.
 pub fn unanswered(config: &Config, error: &LogError) -> CliError {
+    if let LogError::Refused(_) = error {
+        return CliError::misused(error.to_string()).hint("change the configuration to what the log takes");
+    }
     let failed = CliError::failed(format!("the log does not answer: {error}"));
     match (config.log.kind, error) {
         (LogKind::Kafka, LogError::Unauthorized(_)) => {

@@ -41,6 +41,11 @@ impl ConfigOptions {
         self.loaded(Vec::new()).map(|loaded| load::show(&loaded))
     }
 
+    /// The same for scripts: by key, value and origin.
+    pub fn show_json(&self) -> Result<serde_json::Value, CliError> {
+        self.loaded(Vec::new()).map(|loaded| load::show_json(&loaded))
+    }
+
     fn loaded(&self, mut shortcuts: Vec<(&'static str, String, &'static str)>) -> Result<Loaded, CliError> {
         if let Some(servers) = &self.bootstrap_servers {
             shortcuts.push(("log.kind", "kafka".into(), "--bootstrap-servers"));
@@ -62,6 +67,6 @@ impl ConfigOptions {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         load::load(LoadOptions { file: self.config.clone(), environment, settings })
-            .map_err(|error| CliError::misused(error.to_string()))
+            .map_err(|error| CliError::misused(error.problems.join("\n       ")))
     }
 }

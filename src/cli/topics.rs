@@ -1,8 +1,8 @@
-//! `tidegate topics list|check|create`: the application's topics as they are, and as they should be.
+//! `tidegate topics list|check|create|purge`: the application's topics as they are, and as they should be.
 
 use std::sync::Arc;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::error::CliError;
@@ -10,8 +10,11 @@ use super::open;
 use super::options::ConfigOptions;
 use super::output::{self, Output, cell};
 use crate::config::{Config, LogKind, StampSource};
-use crate::instance::topology::{RECORD_BYTES, internal_topics, output_topic};
+use crate::instance::topology::{
+    TopologyError, check_internal, check_record_bytes, check_sources, internal_topics, output_topic,
+};
 use crate::log::{Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::progress::{History, Until};
 use crate::topics::Topics;
 
 /// `tidegate topics …`
@@ -21,8 +24,20 @@ pub enum TopicsVerb {
     List(ConfigOptions),
     /// Say whether they fit the configuration; exit code 2 when they do not.
     Check(ConfigOptions),
-    /// Create those that are missing.
-    Create(ConfigOptions),
+    /// Create the internal topics that are missing.
+    Create(CreateOptions),
+    /// Delete records of the repartition topic that are processed and committed.
+    Purge(ConfigOptions),
+}
+
+/// What `create` takes.
+#[derive(Args, Debug)]
+pub struct CreateOptions {
+    #[command(flatten)]
+    config: ConfigOptions,
+    /// Also the source topics that are missing, with the broker's settings.
+    #[arg(long)]
+    source: bool,
 }
 
 /// A topic as it should be, or would be made. The source's and the output's settings are the user's.
@@ -52,8 +67,9 @@ impl Role {
 pub fn topics(verb: &TopicsVerb, output: Output) -> Result<(), CliError> {
     match verb {
         TopicsVerb::List(options) => list(&options.load()?, output),
-        TopicsVerb::Check(options) => check(&options.load()?),
-        TopicsVerb::Create(options) => create(&options.load()?),
+        TopicsVerb::Check(options) => check(&options.load()?, output),
+        TopicsVerb::Create(options) => create(&options.config.load()?, options.source, output),
+        TopicsVerb::Purge(options) => purge(&options.load()?, output),
     }
 }
 
@@ -105,73 +121,146 @@ fn list(config: &Config, output: Output) -> Result<(), CliError> {
 }
 
 /// Offsets between the ends of all partitions: no less than the records, because compaction and transactions leave gaps.
-fn records(log: &dyn Log, topic: &TopicDescription) -> Result<i64, LogError> {
+pub fn records(log: &dyn Log, topic: &TopicDescription) -> Result<i64, LogError> {
     let name = topic.name.as_str().into();
     (0..topic.partitions)
         .map(|partition| log.watermarks(&TopicPartition::new(&name, partition)).map(|ends| ends.high - ends.low))
         .sum()
 }
 
-fn check(config: &Config) -> Result<(), CliError> {
+/// The same checks as at an instance's start, but all of them.
+fn check(config: &Config, output: Output) -> Result<(), CliError> {
     let log = open::log_beside(config)?;
     let wanted = wanted(config);
+    let mut rows = Vec::new();
+    let mut problems = Vec::new();
     let found = described(config, &*log, &wanted)?;
-    let problems: Vec<String> =
-        wanted.iter().zip(&found).filter_map(|(wanted, found)| problem(wanted, found.as_ref(), config)).collect();
-    if !problems.is_empty() {
-        return Err(CliError::misused(problems.join("\n       "))
-            .hint("change the configuration to what is there, or use another application.id"));
+    let history = history(&*log, config, &wanted, &found)?;
+    for (wanted, found) in wanted.iter().zip(found) {
+        let exists = found.is_some();
+        let policy = found.as_ref().map_or("compact", |found| found.cleanup_policy.as_str());
+        let kept = wanted.role != Role::Output || policy.contains("compact");
+        let note = (!kept).then(|| format!("cleanup.policy is {policy}: old changes go, also a key's last one"));
+        let problem = problem(wanted, found, config)?;
+        rows.push(json!({
+            "topic": wanted.topic.name, "role": wanted.role.as_str(), "exists": exists, "problem": problem, "note": note,
+        }));
+        problems.extend(problem);
     }
-    for (wanted, found) in wanted.iter().zip(&found) {
-        let name = &wanted.topic.name;
-        match found {
-            None => output::line(&format!("{name}: missing; `tidegate topics create` or the first start makes it"))?,
-            Some(found) if wanted.role == Role::Output && !found.cleanup_policy.contains("compact") => output::line(
-                &format!("{name}: cleanup.policy is {}: old changes go, also a key's last one", found.cleanup_policy),
-            )?,
-            Some(_) => {}
-        }
+    problems.extend(history);
+    if output == Output::Json {
+        output::json(&json!({ "topics": rows, "problems": problems }))?;
+    }
+    if !problems.is_empty() {
+        return Err(CliError::misused(problems.join("\n       ")));
+    }
+    if output == Output::Json {
+        return Ok(());
+    }
+    for row in rows.iter().filter(|row| row["note"].is_string()) {
+        output::line(&format!("{}: {}", cell(&row["topic"]), cell(&row["note"])))?;
+    }
+    for row in rows.iter().filter(|row| row["exists"] == false) {
+        let name = cell(&row["topic"]);
+        output::line(&format!("{name}: not there yet; the first start makes it, or `tidegate topics create` does"))?;
     }
     output::line("the topics fit the configuration")
 }
 
-fn problem(wanted: &Wanted, found: Option<&TopicDescription>, config: &Config) -> Option<String> {
-    let Wanted { topic: NewTopic { name, partitions, settings, .. }, role } = wanted;
-    let Some(found) = found else {
-        // Auto-creation would give it the broker's number of partitions.
-        let is_on_kafka = config.log.kind == LogKind::Kafka;
-        return (*role == Role::Source && is_on_kafka)
-            .then(|| format!("{name}: the source topic does not exist (`tidegate topics create` makes it)"));
+/// What does not fit, with the next step.
+fn problem(wanted: &Wanted, found: Option<TopicDescription>, config: &Config) -> Result<Option<String>, CliError> {
+    let checked = match (wanted.role, found) {
+        // Auto-creation would give it the broker's number of partitions; the embedded log's is made by the first start.
+        (Role::Source, None) if config.log.kind == LogKind::Kafka => {
+            return Ok(Some(format!(
+                "source topic {:?} does not exist; `tidegate topics create --source` makes it, or set source.topics",
+                wanted.topic.name
+            )));
+        }
+        (_, None) => return Ok(None),
+        (Role::Source, found) => check_sources(config, &[wanted.topic.name.as_str().into()], vec![found]).map(drop),
+        (Role::Internal, Some(found)) => check_internal(&wanted.topic, &found),
+        (Role::Output, Some(found)) => check_record_bytes(&found),
     };
-    if *role != Role::Source && found.max_message_bytes < RECORD_BYTES {
-        let bytes = found.max_message_bytes;
-        return Some(format!("{name}: max.message.bytes is {bytes}; it has to be at least {RECORD_BYTES}"));
+    match checked {
+        Ok(()) => Ok(None),
+        Err(TopologyError::Misconfigured(problem)) => Ok(Some(problem)),
+        Err(TopologyError::Log(error)) => Err(open::unanswered(config, &error)),
     }
-    if *role == Role::Output {
-        return None;
-    }
-    if found.partitions != *partitions {
-        let why = if *role == Role::Source {
-            "source.stamp = offset takes the sequence from the offsets of one partition"
-        } else {
-            "the number of partitions is fixed for the application's life"
-        };
-        return Some(format!("{name}: {} partitions instead of {partitions}: {why}", found.partitions));
-    }
-    let (_, policy) = settings.iter().find(|(key, _)| key == "cleanup.policy")?;
-    (found.cleanup_policy != *policy)
-        .then(|| format!("{name}: cleanup.policy is {} instead of {policy}", found.cleanup_policy))
 }
 
-fn create(config: &Config) -> Result<(), CliError> {
+/// What the configuration would break of what the application has done so far, if anything.
+fn history(
+    log: &dyn Log,
+    config: &Config,
+    wanted: &[Wanted],
+    found: &[Option<TopicDescription>],
+) -> Result<Option<String>, CliError> {
+    let progress = Topics::new(&config.application.id, &[]).progress;
+    if !found.iter().flatten().any(|found| found.name == *progress) {
+        return Ok(None);
+    }
+    let sources = wanted.iter().zip(found).filter(|(wanted, _)| wanted.role == Role::Source);
+    let ids = sources.filter_map(|(_, found)| found.as_ref());
+    let ids = ids.map(|found| (Arc::from(found.name.as_str()), Arc::from(found.id.as_str()))).collect();
+    let history = History::read(log, &TopicPartition::new(&progress, 0), Until::Stable)
+        .map_err(|error| open::unanswered(config, &error))?;
+    Ok(history.allows(&config.source, &ids).err().map(|broken| broken.to_string()))
+}
+
+fn create(config: &Config, source: bool, output: Output) -> Result<(), CliError> {
     let log = open::log(config)?;
     let wanted = wanted(config);
     let found = described(config, &*log, &wanted)?;
-    let missing: Vec<NewTopic> =
-        wanted.into_iter().zip(found).filter(|(_, found)| found.is_none()).map(|(wanted, _)| wanted.topic).collect();
+    let missing = wanted
+        .into_iter()
+        .zip(found)
+        .filter(|(wanted, found)| found.is_none() && (source || wanted.role != Role::Source));
+    let missing: Vec<NewTopic> = missing.map(|(wanted, _)| wanted.topic).collect();
     log.create(&missing).map_err(|error| open::unanswered(config, &error))?;
+    if output == Output::Json {
+        let created: Vec<Value> =
+            missing.iter().map(|topic| json!({ "topic": topic.name, "partitions": topic.partitions })).collect();
+        return output::json(&json!({ "created": created }));
+    }
     for topic in &missing {
         output::line(&format!("created {} ({} partitions)", topic.name, topic.partitions))?;
     }
     output::line(&format!("{} topics created", missing.len()))
+}
+
+/// Deletes what lies below the committed positions: never what is only consumed.
+fn purge(config: &Config, output: Output) -> Result<(), CliError> {
+    let (log, in_use) = open::log_that_exists(config)?;
+    if let Some(in_use) = in_use {
+        return Err(in_use.hint("an instance that runs does it by itself every processing.repartition_purge"));
+    }
+    let name = Topics::new(&config.application.id, &[]).repartition;
+    let Some(found) = log.describe(&[&name]).map_err(|error| open::unanswered(config, &error))?.pop().flatten() else {
+        return Err(
+            CliError::misused(format!("there is no topic {name}")).hint("does application.id name the application?")
+        );
+    };
+    let partitions: Vec<_> = (0..found.partitions).map(|partition| TopicPartition::new(&name, partition)).collect();
+    let committed =
+        log.committed(&config.application.id, &partitions, false).map_err(|error| open::unanswered(config, &error))?;
+    let (mut rows, mut total) = (Vec::new(), 0);
+    for (of, committed) in partitions.iter().zip(committed) {
+        let ends = log.watermarks(of).map_err(|error| open::unanswered(config, &error))?;
+        let position = committed.map(|committed| committed.position);
+        let offsets = position.map_or(0, |position| (position - ends.low).max(0));
+        if let (Some(position), 1..) = (position, offsets) {
+            log.purge(&[(of.clone(), position)])
+                .map_err(|error| CliError::failed(format!("purge of {of}: {error}")))?;
+        }
+        total += offsets;
+        rows.push(json!({ "partition": of.partition, "committed": position, "offsets": offsets }));
+    }
+    if output == Output::Json {
+        return output::json(&json!({ "topic": &*name, "offsets": total, "purged": rows }));
+    }
+    let fields = ["partition", "committed", "offsets"];
+    let cells = |row: &Value| fields.iter().map(|field| cell(&row[field])).collect();
+    output::table(&fields, rows.iter().map(cells).collect())?;
+    output::line(&format!("{total} offsets of {name} deleted"))
 }

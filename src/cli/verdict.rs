@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::error::CliError;
-use super::keys::Encoding;
+use super::keys::{Encoding, put};
 use super::open;
 use super::options::ConfigOptions;
 use super::output::{self, Output};
@@ -39,7 +39,7 @@ pub fn verify(options: &VerifyOptions, encoding: Encoding, output: Output) -> Re
         VerifyError::Log(error) => open::unanswered(&config, &error),
     })?;
     match output {
-        Output::Json => output::json(&as_json(&report, encoding))?,
+        Output::Json => output::json(&as_json(&report))?,
         Output::Table => as_table(&report, encoding)?,
     }
     match report.differences.len() {
@@ -72,19 +72,22 @@ fn in_words((stamp, action, value): &Held, encoding: Encoding) -> String {
     format!("{} {stamp}{value}", action.as_str())
 }
 
-fn as_json(report: &Report, encoding: Encoding) -> Value {
+fn as_json(report: &Report) -> Value {
     let held = |held: &Option<Held>| {
         held.as_ref().map(|(stamp, action, value)| {
-            json!({
-                "action": action.as_str(),
-                "stamp": stamp.to_string(),
-                "value": value.as_ref().map(|value| encoding.encode(value)),
-            })
+            let mut object = Map::new();
+            object.insert("action".into(), action.as_str().into());
+            object.insert("stamp".into(), stamp.to_string().into());
+            match value {
+                Some(value) => put(&mut object, "value", value),
+                None => _ = object.insert("value".into(), Value::Null),
+            }
+            object
         })
     };
     let differences = report.differences.iter().map(|difference| {
         let mut object = Map::new();
-        object.insert("key".into(), encoding.encode(&difference.key).into());
+        put(&mut object, "key", &difference.key);
         object.insert("expected".into(), json!(held(&difference.expected)));
         object.insert("actual".into(), json!(held(&difference.actual)));
         Value::Object(object)

@@ -18,7 +18,7 @@ use super::Config;
 use keys::Known;
 use source::Setting;
 
-pub use show::show;
+pub use show::{show, show_json};
 
 /// Where values come from, beside the defaults.
 #[derive(Clone, Default)]

@@ -209,7 +209,7 @@ fn ensure_output(log: &dyn Log, config: &Config) -> Result<Option<Output>, Topol
 }
 
 /// A record that the topic does not take would fail every commit that has it.
-fn check_record_bytes(found: &TopicDescription) -> Result<(), TopologyError> {
+pub fn check_record_bytes(found: &TopicDescription) -> Result<(), TopologyError> {
     if found.max_message_bytes >= RECORD_BYTES {
         return Ok(());
     }
@@ -221,9 +221,14 @@ fn check_record_bytes(found: &TopicDescription) -> Result<(), TopologyError> {
     )))
 }
 
-type Sources = (BTreeMap<Arc<str>, Arc<str>>, Vec<TopicPartition>);
+/// The sources' ids, by name, and all their partitions.
+pub type Sources = (BTreeMap<Arc<str>, Arc<str>>, Vec<TopicPartition>);
 
-fn check_sources(
+/// Whether the source topics fit.
+///
+/// # Errors
+/// [`TopologyError::Misconfigured`] with the first that does not, and the next step.
+pub fn check_sources(
     config: &Config,
     names: &[Arc<str>],
     found: Vec<Option<TopicDescription>>,
@@ -263,7 +268,11 @@ pub fn source_partitions(log: &dyn Log, topics: &Topics) -> Result<Vec<TopicPart
     Ok(topics.sources.iter().zip(found).flat_map(of).collect())
 }
 
-fn check_internal(wanted: &NewTopic, found: &TopicDescription) -> Result<(), TopologyError> {
+/// Whether an internal topic fits.
+///
+/// # Errors
+/// [`TopologyError::Misconfigured`] with the next step.
+pub fn check_internal(wanted: &NewTopic, found: &TopicDescription) -> Result<(), TopologyError> {
     if found.partitions != wanted.partitions {
         return Err(TopologyError::Misconfigured(format!(
             "topic {:?} has {} partitions, the configuration asks for {}: the number is fixed for the application's \

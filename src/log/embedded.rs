@@ -12,7 +12,7 @@
 //! | `state.rs`       | what is in memory, and how it is loaded (E4, E5, E6)              |
 //! | `read.rs`        | reading (E7)                                                      |
 //! | `write.rs`       | writing (E9, E10)                                                 |
-//! | `topics.rs`      | topics: made, described, purged (T1)                              |
+//! | `topics.rs`      | topics: made, described, purged, deleted (T1)                     |
 //! | `transaction.rs` | transactions in steps (X1 to X3)                                  |
 //! | `producer.rs`    | the producer: a transaction in one write (X4)                     |
 //! | `balance.rs`     | who is to have which partition                                    |
@@ -323,5 +323,18 @@ impl Log for EmbeddedLog {
 
     fn purge(&self, before: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         before.iter().try_for_each(|(of, before)| self.shared.purge(of, *before))
+    }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), LogError> {
+        let there = names.iter().filter(|name| self.shared.topic(name).is_some());
+        there.into_iter().try_for_each(|name| self.shared.delete_topic(name))
+    }
+
+    fn members_of(&self, group: &str) -> Result<Vec<String>, LogError> {
+        Ok(self.members(group))
+    }
+
+    fn delete_group(&self, group: &str) -> Result<(), LogError> {
+        self.shared.delete_group(group)
     }
 }

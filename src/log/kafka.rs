@@ -110,4 +110,16 @@ impl Log for KafkaLog {
     fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
         self.questions.check_rights(group, topics)
     }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), LogError> {
+        self.questions.delete_topics(names)
+    }
+
+    fn members_of(&self, group: &str) -> Result<Vec<String>, LogError> {
+        self.questions.members_of(group)
+    }
+
+    fn delete_group(&self, group: &str) -> Result<(), LogError> {
+        self.questions.delete_group(group)
+    }
 }

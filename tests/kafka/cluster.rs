@@ -8,6 +8,7 @@ pub mod load;
 mod output;
 mod refusals;
 mod sources;
+mod reset;
 mod woken;
 
 use std::time::{Duration, Instant};

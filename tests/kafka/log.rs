@@ -284,3 +284,28 @@ fn s1_properties_of_the_product_are_refused_by_name() {
         assert_eq!(with(name), Ok(()));
     }
 }
+
+#[test]
+fn groups_and_topics_are_deleted_for_a_new_beginning() {
+    let log = log();
+    let of = TopicPartition::new(&topic(&log, "started-over", 1, &[]), 0);
+    let group = unique("group");
+    patiently("one that is not there is none to delete", || log.delete_group(&group));
+    assert_eq!(log.members_of(&group).expect("no such group"), Vec::<String>::new());
+    let joined = join(&log, &group, std::slice::from_ref(&of.topic), &[]);
+    let (_, membership) = joined.assigned();
+    joined.member.commit(&[offset(&of, 3, "m")], &membership).expect("commit");
+    let members = log.members_of(&group).expect("members");
+    assert!(members.len() == 1 && members[0].starts_with("member-"), "{members:?}");
+    assert!(matches!(log.delete_group(&group), Err(LogError::Refused(_))));
+    assert!(log.committed(&group, std::slice::from_ref(&of), false).expect("committed")[0].is_some());
+    joined.leave();
+    eventually("it has left", || log.members_of(&group).is_ok_and(|members| members.is_empty()));
+    log.delete_group(&group).expect("deleted");
+    assert_eq!(log.committed(&group, std::slice::from_ref(&of), false).expect("committed"), [None]);
+
+    let missing = unique("missing");
+    log.delete_topics(&[&of.topic, &missing]).expect("deleted");
+    assert_eq!(log.describe(&[&of.topic]).expect("described"), [None]);
+    log.delete_topics(&[&of.topic]).expect("again");
+}

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::Process;
 use super::observed::Observed;
-use super::screen::{Ink, Screen, grouped};
 use super::story::Sent;
 use crate::cli::error::CliError;
+use crate::cli::screen::{Ink, Screen, grouped};
 use crate::event::StampedEvent;
 use crate::handler::builtin;
 use crate::instance::view::ListQuery;

@@ -6,10 +6,10 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use super::observed::{Counts, Observed};
-use super::screen::{Ink, Screen, grouped, sparkline};
 use super::story::Sent;
 use super::{DemoOptions, Process, drained};
 use crate::cli::error::CliError;
+use crate::cli::screen::{Ink, Screen, grouped, sparkline};
 use crate::clock;
 use crate::event::{Action, Event};
 

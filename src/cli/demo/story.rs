@@ -6,9 +6,9 @@ use bytes::Bytes;
 use tokio::sync::broadcast::Receiver;
 
 use super::observed::{Observed, Seen};
-use super::screen::{Ink, Screen};
 use super::{PATIENCE, Process, drained};
 use crate::cli::error::CliError;
+use crate::cli::screen::{Ink, Screen};
 use crate::clock;
 use crate::entry::Entry;
 use crate::event::{Action, Event};

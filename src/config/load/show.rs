@@ -23,6 +23,20 @@ pub fn show(loaded: &Loaded) -> String {
     sections.collect::<Vec<_>>().join("\n")
 }
 
+/// The effective values by key, each with its origin; secrets are masked.
+pub fn show_json(loaded: &Loaded) -> serde_json::Value {
+    let table = Table::try_from(&loaded.config).expect("a configuration is TOML");
+    let mut flat = BTreeMap::new();
+    flatten("", table, &mut flat);
+    let entry = |(key, value): (String, Value)| {
+        let origin = loaded.origins.get(&key).map_or("default", String::as_str);
+        let hidden = is_secret(&key) && value.as_str().is_none_or(|text| !text.is_empty());
+        let value = if hidden { serde_json::json!("********") } else { serde_json::json!(value) };
+        (key, serde_json::json!({ "value": value, "origin": origin }))
+    };
+    serde_json::Value::Object(flat.into_iter().map(entry).collect())
+}
+
 /// An empty secret is shown: there is nothing to hide, and much to see.
 fn masked(key: &str, value: &Value) -> String {
     match value {

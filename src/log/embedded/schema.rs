@@ -123,11 +123,17 @@ pub(super) fn base_of(key: &[u8], slot: Slot) -> Option<i64> {
     Some(i64::from_be_bytes(base.try_into().ok()?))
 }
 
-pub(super) fn offset(group: &str, slot: Slot) -> Vec<u8> {
+/// The prefix of all keys made by [`offset`] for a group, and of no other's.
+pub(super) fn offsets_of(group: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(group.len() + 13);
     key.extend_from_slice(OFFSETS);
     key.extend_from_slice(&(group.len() as u32).to_be_bytes());
     key.extend_from_slice(group.as_bytes());
+    key
+}
+
+pub(super) fn offset(group: &str, slot: Slot) -> Vec<u8> {
+    let mut key = offsets_of(group);
     key.extend_from_slice(&slot.topic.to_be_bytes());
     key.extend_from_slice(&slot.partition.to_be_bytes());
     key
@@ -219,6 +225,7 @@ mod tests {
         #[test]
         fn offsets_of_two_groups_never_share_a_key(a in slots(), b in slots(), g in ".{0,20}", h in ".{0,20}") {
             prop_assert_eq!(offset(&g, a) == offset(&h, b), g == h && a == b);
+            prop_assert_eq!(offset(&g, a).starts_with(&offsets_of(&h)), g == h);
             prop_assert_eq!(topic_of_offset(&offset(&g, a)), Some(a.topic));
         }
 

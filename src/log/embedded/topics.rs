@@ -1,4 +1,4 @@
-//! Topics: made, described, purged.
+//! Topics: made, described, purged, deleted; and what groups have committed for them, deleted.
 //!
 //! T1: a topic's number and id are never given again, so that what is left of a deleted topic is
 //!     never taken for its namesake's.
@@ -9,6 +9,7 @@ use rocksdb::ReadOptions;
 
 use super::batch::Header;
 use super::failed;
+use super::group::Group;
 use super::schema::{self, TopicRow};
 use super::state::{Partition, Shared, Topic};
 use super::write::Staged;
@@ -75,6 +76,23 @@ impl Shared {
         }
         self.group_changed();
         Ok(())
+    }
+
+    /// Deletes what a group without members has committed.
+    pub(super) fn delete_group(&self, name: &str) -> Result<(), LogError> {
+        self.writable()?;
+        let core = self.core();
+        let members = core.groups.get(name).map_or_else(Vec::new, Group::members);
+        if !members.is_empty() {
+            return Err(LogError::Refused(format!("the group {name} has members: {}", members.join(", "))));
+        }
+        let of_group = schema::offsets_of(name);
+        let mut staged = Staged::default();
+        self.scan(&of_group, |key, _| {
+            staged.write.delete([&of_group, key].concat());
+            Some(())
+        })?;
+        self.carry_out(&core, staged)
     }
 
     pub(super) fn describe_topic(&self, name: &str) -> Option<TopicDescription> {

@@ -21,10 +21,15 @@ use super::native::{self, Allowed, Client, Code, Found};
 use super::rights::{self, Resource, Right, is_denial};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
+use crate::clock;
 use crate::log::{Committed, LogError, NewTopic, Operation, TopicDescription, TopicPartition, Watermarks};
 
 /// How long a question about stable positions waits: librdkafka asks again by itself until then.
 const STABLE: Duration = Duration::from_secs(2);
+/// How long deleted topics may take to be gone.
+const GONE: Duration = Duration::from_secs(30);
+/// The pause between two looks whether they are.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the search for the unstable one waits at each.
 const SEARCH: Duration = Duration::from_millis(300);
 
@@ -359,6 +364,65 @@ impl Questions {
                     }
                     _ => self.admin_error(&what, &error),
                 });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What empties a log for a new beginning.
+impl Questions {
+    /// Deletes topics and waits until the brokers tell of them no more; one that is not there is fine.
+    pub fn delete_topics(&self, names: &[&str]) -> Result<(), LogError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let deleted = block_on(self.admin.delete_topics(names, &self.admin_options()));
+        for result in deleted.map_err(|error| self.admin_error("delete topics", &error))? {
+            match result {
+                Ok(_) | Err((_, Code::UnknownTopicOrPartition)) => {}
+                Err((name, code)) => return Err(log_error(code, format!("delete topic {name}: {code}"))),
+            }
+        }
+        let deadline = clock::now() + GONE;
+        loop {
+            let found = native::topics(self.plain.ask(), names, false, self.options.call_timeout);
+            let found = found.map_err(|failure| self.plain.failure("describe topics", &failure))?;
+            let left = names.iter().zip(&found).find(|(_, found)| !matches!(found, Ok(None)));
+            match left {
+                None => return Ok(()),
+                Some((name, _)) if clock::now() >= deadline => {
+                    let text = format!("delete topic {name}: it is still there {} s later", GONE.as_secs());
+                    return Err(LogError::Retriable(text));
+                }
+                Some(_) => std::thread::sleep(LOOK_AGAIN),
+            }
+        }
+    }
+
+    /// The group's members: client id and host. Members of the newer group protocol are not told by every
+    /// broker; [`Questions::delete_group`] is refused because of them all the same.
+    pub fn members_of(&self, group: &str) -> Result<Vec<String>, LogError> {
+        let what = format!("members of the group {group}");
+        let told = self.admin.inner().fetch_group_list(Some(group), self.options.call_timeout);
+        let told = told.map_err(|error| match code_of(&error) {
+            Code::Partial => LogError::Retriable(format!("{what}: not every broker answered")),
+            _ => self.admin_error(&what, &error),
+        })?;
+        let members = told.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members());
+        Ok(members.map(|member| format!("{} at {}", member.client_id(), member.client_host())).collect())
+    }
+
+    /// Deletes a group with all that it has committed; one that is not there is fine.
+    pub fn delete_group(&self, group: &str) -> Result<(), LogError> {
+        let deleted = block_on(self.admin.delete_groups(&[group], &self.admin_options()));
+        for result in deleted.map_err(|error| self.admin_error("delete the group", &error))? {
+            match result {
+                Ok(_) | Err((_, Code::GroupIdNotFound)) => {}
+                Err((name, Code::NonEmptyGroup)) => {
+                    return Err(LogError::Refused(format!("the group {name} has members")));
+                }
+                Err((name, code)) => return Err(log_error(code, format!("delete the group {name}: {code}"))),
             }
         }
         Ok(())

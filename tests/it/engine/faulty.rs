@@ -117,4 +117,16 @@ impl Log for FaultyLog {
     fn purge(&self, before: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         self.inner.purge(before)
     }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), LogError> {
+        self.inner.delete_topics(names)
+    }
+
+    fn members_of(&self, group: &str) -> Result<Vec<String>, LogError> {
+        self.inner.members_of(group)
+    }
+
+    fn delete_group(&self, group: &str) -> Result<(), LogError> {
+        self.inner.delete_group(group)
+    }
 }

@@ -1,4 +1,4 @@
-//! What the demo prints: coloured and redrawn on a terminal, plain lines elsewhere.
+//! What `demo` and `watch` print: coloured and redrawn on a terminal, plain lines elsewhere.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
