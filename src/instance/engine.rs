@@ -28,6 +28,7 @@ use super::view::Totals;
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::dead_letter::Reason;
+use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
@@ -334,15 +335,17 @@ impl<C: Calls> Engine<C> {
     fn begin(&mut self, partition: i32, queued: Queued, now: Instant) -> bool {
         let Some(task) = self.tasks.get_mut(&partition) else { return false };
         let event = &queued.event;
-        let decision =
-            task.overlay.held(&event.event.key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
+        let policy = self.setting.config.processing.superseded;
+        let decide = |held: Option<&Entry>| gate::decide(&event.stamp, held.map(|held| &held.stamp), policy);
+        let decision = task.overlay.held(&event.event.key, decide);
         let superseded = match decision {
             Ok(Decision::Apply) => false,
             Ok(Decision::Expand) => true,
-            Ok(Decision::Duplicate) => {
+            Ok(skipped @ (Decision::Duplicate | Decision::Drop)) => {
                 self.composing.touch(&self.membership);
                 execute::skip(event, &mut self.composing.outbox);
-                self.complete(partition, &queued, Outcome::Duplicate);
+                let outcome = if skipped == Decision::Drop { Outcome::Superseded } else { Outcome::Duplicate };
+                self.complete(partition, &queued, outcome);
                 return false;
             }
             Err(error) => {
@@ -376,10 +379,12 @@ impl<C: Calls> Engine<C> {
             return;
         }
         let event = &queued.event;
-        let held = task.overlay.held(&key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
+        // It ran, so it is not dropped any more (and K1 lets nothing newer pass it).
+        let newer = |held: Option<&Entry>| held.is_none_or(|held| event.stamp > held.stamp);
+        let held = task.overlay.held(&key, newer);
         match held {
-            Ok(decision) => {
-                let superseded = decision != Decision::Apply;
+            Ok(newer) => {
+                let superseded = !newer;
                 if !self.settle(partition, queued, superseded, finished.verdict, now) {
                     self.proceed(partition, key, now);
                 }

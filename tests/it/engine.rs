@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::config::{Cascade, Config, StampSource};
+use tidegate::config::{Cascade, Config, StampSource, Superseded};
 use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
@@ -38,6 +38,15 @@ struct Kind {
     /// Engines at the start.
     nodes: u32,
     stamp: StampSource,
+    superseded: Superseded,
+}
+
+impl Kind {
+    /// Nothing goes wrong on one engine with the defaults.
+    const fn new(first: u64, count: u64) -> Kind {
+        let (stamp, superseded) = (StampSource::Offset, Superseded::Expand);
+        Kind { first, count, faults: &[], bad_commits: 0, nodes: 1, stamp, superseded }
+    }
 }
 
 fn plan(rng: &mut Rng, stamp: StampSource) -> (Config, Scripts, u32, usize) {
@@ -66,7 +75,8 @@ fn run(kind: &Kind, seed: u64) {
     let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     // The engine's jitter.
     fastrand::seed(seed);
-    let (config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
+    let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
+    config.processing.superseded = kind.superseded;
     let topics = Topics::new(&config.application.id, &config.source.topics);
     // Not in memory: RocksDB reserves files ahead, which costs nothing on a disk only.
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -95,6 +105,9 @@ fn run(kind: &Kind, seed: u64) {
         check::order(&mut world);
     }
     check::books(&mut world);
+    if kind.superseded == Superseded::Drop {
+        return check::dropped(&world);
+    }
     check::changelog(&world);
     check::lookups(&mut world);
     check::events(&world);
@@ -130,42 +143,49 @@ fn run_all(kind: &Kind) {
 /// K1 to K3, T1, T2, X1, X2, Q1, Q2, N1: one engine, nothing goes wrong.
 #[test]
 fn the_final_state_is_that_of_one_thread_with_one_queue() {
-    run_all(&Kind { first: 1000, count: 100, faults: &[], bad_commits: 0, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind::new(1000, 100));
 }
 
 /// E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
 #[test]
 fn nothing_of_a_transaction_that_failed_is_left() {
-    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 8, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind { bad_commits: 8, ..Kind::new(2000, 50) });
 }
 
 /// E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
 #[test]
 fn after_any_crash_everything_has_happened_once() {
     let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
-    run_all(&Kind { first: 3000, count: 50, faults, bad_commits: 5, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind { faults, bad_commits: 5, ..Kind::new(3000, 50) });
 }
 
 /// G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
 #[test]
 fn however_partitions_move_everything_has_happened_once() {
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 4000, count: 50, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Offset });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, ..Kind::new(4000, 50) });
 }
 
 /// Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions that
 /// move between engines.
 #[test]
 fn sequences_in_headers_lead_to_the_same_state_from_wherever_they_are_read() {
-    run_all(&Kind { first: 5000, count: 50, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Header });
+    run_all(&Kind { bad_commits: 5, stamp: StampSource::Header, ..Kind::new(5000, 50) });
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 6000, count: 40, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Header });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, stamp: StampSource::Header, ..Kind::new(6000, 40) });
 }
 
 /// U1, B1, P22: the order is that in which the sequencer reads, whoever that is.
 #[test]
 fn the_order_of_arrival_is_given_once_however_the_sequencer_moves() {
-    run_all(&Kind { first: 7000, count: 50, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Arrival });
+    run_all(&Kind { bad_commits: 5, stamp: StampSource::Arrival, ..Kind::new(7000, 50) });
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 8000, count: 40, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Arrival });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, stamp: StampSource::Arrival, ..Kind::new(8000, 40) });
+}
+
+/// The gate's third policy: what comes too late is consumed without a call and without children.
+#[test]
+fn what_is_dropped_leaves_nothing_and_is_counted() {
+    let faults = &[Fault::Crash, Fault::Join, Fault::Leave];
+    run_all(&Kind { faults, bad_commits: 5, superseded: Superseded::Drop, ..Kind::new(9000, 30) });
 }

@@ -12,7 +12,6 @@ const LATER: &[(&str, Option<&str>)] = &[
     ("source.max_disorder", None),
     ("output.topic", Some("\"\"")),
     ("output.format", Some("\"json\"")),
-    ("processing.superseded", Some("\"expand\"")),
     ("processing.threads", Some("1")),
     ("processing.standby_replicas", Some("0")),
     ("handler.endpoints", Some("[\"http://127.0.0.1:50051\"]")),

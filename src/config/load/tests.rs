@@ -156,7 +156,6 @@ fn broken_files_are_named_with_the_line() {
 fn what_does_not_exist_yet_is_not_unknown() {
     for (key, value) in [
         ("processing.guarantee", "at_least_once"),
-        ("processing.superseded", "drop"),
         ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
@@ -166,9 +165,7 @@ fn what_does_not_exist_yet_is_not_unknown() {
     ] {
         fails(flag(key, value), &[key, "not available in this version"]);
     }
-    for (key, value) in
-        [("processing.superseded", "expand"), ("processing.threads", "1"), ("state.marker_retention", "24h")]
-    {
+    for (key, value) in [("processing.threads", "1"), ("state.marker_retention", "24h")] {
         assert!(flag(key, value).is_ok(), "{key}");
     }
 }

@@ -16,6 +16,7 @@ use tidegate::stamp::Stamp;
 use tokio::sync::oneshot;
 
 use super::faulty::read;
+use super::workload::ATTEMPTS;
 use super::world::World;
 
 fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition> {
@@ -85,8 +86,13 @@ fn held(entry: Entry) -> Held {
     (entry.stamp, entry.action, entry.value)
 }
 
-/// The committed changelog leads to the reference's state, and a key's stamps only rise.
+/// The committed changelog leads to the reference's state.
 pub fn changelog(world: &World) {
+    same_state("the changelog", &state(world), &world.workload.expected.state);
+}
+
+/// What the committed changelog leads to; a key's stamps only rise.
+fn state(world: &World) -> BTreeMap<Bytes, Held> {
     let mut state = BTreeMap::new();
     for of in partitions(world, &world.plan.topics.changelog) {
         for record in read(world.log().as_ref(), &of, 0) {
@@ -101,7 +107,40 @@ pub fn changelog(world: &World) {
             }
         }
     }
-    same_state("the changelog", &state, &world.workload.expected.state);
+    state
+}
+
+/// What is left where `superseded = "drop"` lets timing decide which events there are: each is on the
+/// repartition topic once, a key holds the last of those that can succeed, the holder's children exist,
+/// and what was dropped is counted as consumed.
+pub fn dropped(world: &World) {
+    let events = found_events(world);
+    let scripts = &world.plan.scripts;
+    let mut expected: BTreeMap<Bytes, StampedEvent> = BTreeMap::new();
+    for event in &events {
+        assert!(world.workload.expected.events.contains(&event.stamp), "{} has no place in the reference", event.stamp);
+        if scripts.failure(&event.event).is_none() {
+            let held = expected.entry(event.event.key.clone()).or_insert_with(|| event.clone());
+            if event.stamp > held.stamp {
+                *held = event.clone();
+            }
+        }
+    }
+    let stamps: Vec<&Stamp> = events.iter().map(|event| &event.stamp).collect();
+    assert!(stamps.is_sorted_by(|a, b| a < b), "an event stands on the repartition topic twice");
+    let state = state(world);
+    assert!(state.keys().eq(expected.keys()), "the keys that hold something are those of the events that succeed");
+    for (key, event) in expected {
+        assert_eq!(state[&key].0, event.stamp, "{key:?} holds the last of its events");
+        let outcome = scripts.verdict(&event.event, ATTEMPTS).expect("it succeeds");
+        if event.stamp.depth() < scripts.cascade.max_depth {
+            for index in 0..outcome.children.len() {
+                let child = event.stamp.child(index as u32);
+                assert!(stamps.binary_search(&&child).is_ok(), "the child {child} of what {key:?} holds is lost");
+            }
+        }
+    }
+    progress(world);
 }
 
 /// Exactly the same keys with exactly the same stamps, actions and values.
@@ -142,15 +181,21 @@ pub fn lookups(world: &mut World) {
 
 /// Every event of the reference is on the repartition topic once, and nothing else is.
 pub fn events(world: &World) {
-    let mut found: Vec<Stamp> = Vec::new();
-    for of in partitions(world, &world.plan.topics.repartition) {
-        let records = read(world.log().as_ref(), &of, 0);
-        let decode = |record: Record| StampedEvent::decode(record.key.unwrap(), record.value.unwrap()).unwrap().stamp;
-        found.extend(records.into_iter().map(decode));
-    }
-    found.sort();
+    let mut found: Vec<Stamp> = found_events(world).into_iter().map(|event| event.stamp).collect();
     world.workload.forgive_doubles(&mut found);
     assert_eq!(found, world.workload.expected.events, "events on the repartition topic");
+}
+
+/// The events on the repartition topic, in stamp order.
+fn found_events(world: &World) -> Vec<StampedEvent> {
+    let mut found: Vec<StampedEvent> = Vec::new();
+    for of in partitions(world, &world.plan.topics.repartition) {
+        let records = read(world.log().as_ref(), &of, 0);
+        let decode = |record: Record| StampedEvent::decode(record.key.unwrap(), record.value.unwrap()).unwrap();
+        found.extend(records.into_iter().map(decode));
+    }
+    found.sort_by(|a, b| a.stamp.cmp(&b.stamp));
+    found
 }
 
 /// Every failure of the reference is a dead letter once, with its cause, and nothing else is.

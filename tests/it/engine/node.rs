@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{TryRecvError, unbounded};
 use fastrand::Rng;
-use tidegate::config::Config;
+use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Ended, Mark, Work};
 use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
@@ -33,6 +33,7 @@ pub struct Desk {
     scripts: Scripts,
     at_once: u32,
     max_in_flight: usize,
+    superseded: Superseded,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -41,8 +42,9 @@ pub struct Desk {
 pub struct ScriptedCalls(Rc<RefCell<Desk>>);
 
 impl Calls for ScriptedCalls {
-    fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, _superseded: bool) -> Option<Verdict> {
+    fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, superseded: bool) -> Option<Verdict> {
         let desk = &mut *self.0.borrow_mut();
+        assert!(!superseded || desk.superseded == Superseded::Expand, "an event that is to be dropped is called");
         let call = call();
         let CallId { partition, incarnation, .. } = call;
         let same_task = |other: &&Finished| (other.call.partition, other.call.incarnation) == (partition, incarnation);
@@ -145,6 +147,7 @@ impl Node {
             scripts: plan.scripts.clone(),
             at_once: plan.at_once,
             max_in_flight: plan.config.processing.max_in_flight,
+            superseded: plan.config.processing.superseded,
             pending: Vec::new(),
         }));
         let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
