@@ -19,8 +19,8 @@ use crate::clock;
 use crate::counts;
 use crate::log::outbox::Outbox;
 use crate::log::{
-    Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt,
-    TopicPartition, Transaction,
+    Append, CommitError, Headers, Log, Membership, NewRecord, OffsetCommit, Producer, Receipt, TopicPartition,
+    Transaction,
 };
 use crate::proto;
 use crate::sequencer::order;
@@ -154,10 +154,10 @@ impl Committer {
         topics: Topics,
         group: &str,
         producer_id: &str,
+        producer: Box<dyn Producer>,
         current: Arc<Current>,
-    ) -> Result<Committer, LogError> {
-        let producer = log.producer(producer_id)?;
-        Ok(Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned(), current })
+    ) -> Committer {
+        Committer { log, topics, group: group.to_owned(), producer, producer_id: producer_id.to_owned(), current }
     }
 
     /// Carries one transaction out and returns when it is decided. While the log does not answer it

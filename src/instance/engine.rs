@@ -155,7 +155,13 @@ pub struct Setting {
     pub producer_id: String,
     /// Where this instance's HTTP answers.
     pub address: String,
-    /// The bytes of committed entries that may wait above the stores.
+    /// Which of the instance's threads this is, from 1.
+    pub thread: usize,
+    /// Its share of `processing.max_in_flight`.
+    pub max_in_flight: usize,
+    /// Its share of `processing.max_buffered`, in bytes.
+    pub max_buffered: usize,
+    /// The bytes of committed entries that may wait above its stores.
     pub overlay_bytes: usize,
 }
 
@@ -317,7 +323,7 @@ impl<C: Calls> Engine<C> {
 
     /// Lets an event begin, or wait for its key or for a free place.
     fn admit(&mut self, partition: i32, queued: Queued, now: Instant) {
-        let full = self.running >= self.setting.config.processing.max_in_flight;
+        let full = self.running >= self.setting.max_in_flight;
         let Some(task) = self.tasks.get_mut(&partition) else { return };
         let key = &queued.event.event.key;
         if full || task.queue.holds(key) {
@@ -447,7 +453,7 @@ impl<C: Calls> Engine<C> {
     /// The key's next events, until one holds it or none is left.
     fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
         loop {
-            let full = self.running >= self.setting.config.processing.max_in_flight;
+            let full = self.running >= self.setting.max_in_flight;
             let Some(task) = self.tasks.get_mut(&partition) else { return };
             if full {
                 self.line.push_back((partition, task.incarnation, key));

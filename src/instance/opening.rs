@@ -14,13 +14,19 @@ use crate::instance::commit::Mark;
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
 use crate::progress::{History, Until};
 use crate::sequencer::order;
-use crate::store::Stores;
 use crate::store::schema::Identity;
+use crate::store::{StoreError, Stores};
 use crate::task::restore::{self, Plan, RestoreError, Restored};
 use crate::topics::Topics;
 
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// The pause at first: a store that another thread has just given back is free in a moment.
+const SOON: Duration = Duration::from_millis(5);
+
+/// After this long a store that is still in use is reported.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// After this long a partition that does not become stable is reported (protocol P14).
 const STABLE_WITHIN: Duration = Duration::from_secs(15);
@@ -131,6 +137,7 @@ impl Opener {
             remaining(records);
             valid()
         };
+        let begun = clock::now();
         loop {
             match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
                 Ok(restored) => {
@@ -139,8 +146,10 @@ impl Opener {
                 }
                 Err(RestoreError::Unwanted) => return Err(OpenError::Moved),
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
+                // Another thread of this instance has given the partition back and is not quite through with it.
+                Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => {}
                 Err(error) => {
-                    if let RestoreError::Store(crate::store::StoreError::Corrupted(..)) = &error {
+                    if let RestoreError::Store(StoreError::Corrupted(..)) = &error {
                         tracing::warn!(%error, "the store is set aside and restored");
                         let _ = self.stores.wipe(partition);
                     }
@@ -150,7 +159,7 @@ impl Opener {
             if !valid() {
                 return Err(OpenError::Moved);
             }
-            std::thread::sleep(RETRY);
+            std::thread::sleep(if begun.elapsed() < RETRY { SOON } else { RETRY });
         }
     }
 

@@ -17,7 +17,7 @@ use super::judging::Judge;
 use super::opening::{OpenError, Opener};
 use super::topology::{self, Topology};
 use crate::clock;
-use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
+use crate::log::{Log, LogError, Member, MemberEvent, Membership, Producer, TopicPartition};
 use crate::metrics;
 use crate::sequencer::stamps::Beyond;
 use crate::store::Stores;
@@ -25,7 +25,7 @@ use crate::store::Stores;
 /// Batches that may wait for the engine; beyond, the member's thread waits.
 const BATCHES: usize = 8;
 
-/// Partitions restored at the same time.
+/// Partitions restored at the same time, over all threads.
 const RESTORERS: usize = 4;
 
 /// Inputs taken in one round before effects are looked at.
@@ -42,6 +42,7 @@ pub(super) struct Beginning {
     pub(super) stores: Stores,
     pub(super) calls: RuntimeCalls,
     pub(super) finished: Receiver<Finished>,
+    pub(super) producer: Box<dyn Producer>,
 }
 
 /// A running engine thread.
@@ -58,7 +59,7 @@ impl EngineThread {
         beginning: Beginning,
         failed: impl Fn(StartError) + Send + Sync + 'static,
     ) -> Result<EngineThread, LogError> {
-        let Beginning { log, setting, topology, stores, calls, finished } = beginning;
+        let Beginning { log, setting, topology, stores, calls, finished, producer } = beginning;
         let failed: Failed = Arc::new(failed);
         let (events_in, events) = bounded(BATCHES);
         let (inputs_in, inputs) = unbounded();
@@ -66,8 +67,10 @@ impl EngineThread {
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
         let topics = setting.topics.clone();
-        let committer = Committer::new(Arc::clone(&log), topics, &group, &setting.producer_id, Arc::clone(&current))?;
-        let join = topology::join(&setting.config, &setting.topics);
+        let (id, name) = (setting.producer_id.clone(), setting.thread);
+        let committer = Committer::new(Arc::clone(&log), topics, &group, &id, producer, Arc::clone(&current));
+        let mut join = topology::join(&setting.config, &setting.topics);
+        join.client_id = format!("{}-{name}", join.client_id);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
         let report = inputs_in.clone();
@@ -95,6 +98,7 @@ impl EngineThread {
             delete_retention_ms: topology.delete_retention_ms,
             report: Box::new(move |of, text| drop(report.send(Input::Trouble(of.to_string(), text)))),
         };
+        let restorers = RESTORERS.div_ceil(setting.config.processing.threads);
         let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
         let surroundings = Surroundings {
             works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
@@ -105,8 +109,9 @@ impl EngineThread {
             left: Arc::clone(&left),
             current,
             wanted: Arc::default(),
+            restorers,
         };
-        let thread = thread::Builder::new().name("engine".into());
+        let thread = thread::Builder::new().name(format!("engine-{name}"));
         let stop = Arc::clone(&left);
         let thread = thread
             .spawn(move || {
@@ -171,6 +176,8 @@ struct Surroundings {
     /// The openings and judgements that the engine still waits for: what was revoked meanwhile ends by itself, or it
     /// would keep its store from the next opening of the partition.
     wanted: Arc<Mutex<BTreeSet<u64>>>,
+    /// How many partitions it restores at the same time.
+    restorers: usize,
 }
 
 fn run(
@@ -310,7 +317,7 @@ impl Surroundings {
     /// time; each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
         let (opener, inputs, left) = (Arc::clone(&self.opener), self.inputs.clone(), Arc::clone(&self.left));
-        let wanted = Arc::clone(&self.wanted);
+        let (wanted, restorers) = (Arc::clone(&self.wanted), self.restorers);
         let open = move || {
             let waits = |epoch: &u64| wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(epoch);
             let valid = || !left.load(Ordering::Acquire) && partitions.iter().any(|(_, epoch)| waits(epoch));
@@ -362,7 +369,7 @@ impl Surroundings {
                 }
             };
             thread::scope(|scope| {
-                for _ in 0..RESTORERS {
+                for _ in 0..restorers {
                     scope.spawn(restore_next);
                 }
             });

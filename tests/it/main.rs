@@ -10,4 +10,5 @@ mod openapi;
 mod running;
 mod several;
 mod stamp;
+mod threads;
 mod tidy;

@@ -4,6 +4,7 @@
 mod app;
 mod check;
 mod fresh;
+mod guarantees;
 mod load;
 mod refusals;
 mod woken;

@@ -113,6 +113,9 @@ fn wrong_values_say_what_is_allowed() {
     fails(flag("processing.partitions", "many"), &["processing.partitions = \"many\"", "1 to 10000"]);
     fails(flag("processing.partitions", "0"), &["processing.partitions = 0", "1 to 10000"]);
     fails(flag("processing.partitions", "10001"), &["1 to 10000"]);
+    fails(flag("processing.threads", "0"), &["processing.threads = 0", "1 to 64"]);
+    fails(flag("processing.threads", "65"), &["1 to 64"]);
+    fails(from_file("[processing]\nthreads = 4\nmax_in_flight = 3"), &["max_in_flight = 3", "processing.threads = 4"]);
     fails(flag("source.epoch", "256"), &["source.epoch = 256", "0 to 255"]);
     fails(flag("cascade.max_depth", "256"), &["1 to 255"]);
     fails(flag("cascade.max_depth", "0"), &["1 to 255"]);
@@ -156,7 +159,6 @@ fn broken_files_are_named_with_the_line() {
 fn what_does_not_exist_yet_is_not_unknown() {
     for (key, value) in [
         ("processing.guarantee", "at_least_once"),
-        ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
         ("output.topic", "out"),
@@ -165,7 +167,7 @@ fn what_does_not_exist_yet_is_not_unknown() {
     ] {
         fails(flag(key, value), &[key, "not available in this version"]);
     }
-    for (key, value) in [("processing.threads", "1"), ("state.marker_retention", "24h")] {
+    for (key, value) in [("state.marker_retention", "24h"), ("processing.standby_replicas", "0")] {
         assert!(flag(key, value).is_ok(), "{key}");
     }
 }

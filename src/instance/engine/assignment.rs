@@ -63,7 +63,7 @@ impl<C: Calls> Engine<C> {
 
     fn assigned(&mut self, partitions: Vec<TopicPartition>, membership: Membership) {
         metrics::rebalanced("assigned");
-        tracing::info!(partitions = ?names(&partitions), "assigned");
+        tracing::info!(thread = self.setting.thread, partitions = ?names(&partitions), "assigned");
         self.trouble("group", None);
         // The events come in order: what is still owned here was owned through the new generation, too,
         // or its loss would have been told before. So the open composition may go on under it (P2).
@@ -137,7 +137,7 @@ impl<C: Calls> Engine<C> {
 
     fn revoked(&mut self, mut partitions: Vec<TopicPartition>, done: Sender<()>) {
         metrics::rebalanced("revoked");
-        tracing::info!(partitions = ?names(&partitions), "revoked");
+        tracing::info!(thread = self.setting.thread, partitions = ?names(&partitions), "revoked");
         // The sources that are read by hand go with the task that the sequencer sits by.
         partitions.extend(self.go_with(&partitions));
         let mut dropped = Vec::new();

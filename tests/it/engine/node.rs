@@ -109,7 +109,8 @@ impl Node {
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, Arc::default()).unwrap();
+        let producer = log.producer(&name).unwrap();
+        let committer = Committer::new(Arc::clone(&log), plan.topics.clone(), &group, &name, producer, Arc::default());
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
@@ -140,6 +141,9 @@ impl Node {
             source_partitions: plan.topology.source_partitions.clone(),
             producer_id: name.clone(),
             address: String::new(),
+            thread: 1,
+            max_in_flight: plan.config.processing.max_in_flight,
+            max_buffered: plan.config.processing.max_buffered,
             overlay_bytes: plan.overlay_bytes,
         };
         let desk = Rc::new(RefCell::new(Desk {
