@@ -32,6 +32,7 @@ use crate::log::{Log, LogError, TopicPartition};
 use crate::store::Stores;
 use crate::topics::Topics;
 use calls::RuntimeCalls;
+use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
 use thread::{Beginning, EngineThread};
@@ -301,12 +302,13 @@ impl Starter {
     fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<Threads, TopologyError> {
         let config = &self.shared.config;
         let topology = topology::ensure(self.shared.log.as_ref(), config, &self.shared.topics)?;
-        let incarnation = uuid::Uuid::new_v4();
-        let id = |index: usize| format!("{}-{incarnation}-{}", config.application.id, index + 1);
+        let (incarnation, guarantee) = (uuid::Uuid::new_v4().to_string(), config.processing.guarantee);
+        let id = |index: usize| Means::id(guarantee, &config.application.id, &incarnation, index + 1);
         // All producers before the first thread joins: a group whose members come and go is disturbed.
-        let producers = (0..config.processing.threads).map(|index| self.shared.log.producer(&id(index)));
+        let producers =
+            (0..config.processing.threads).map(|index| Means::open(&*self.shared.log, guarantee, &id(index)));
         let producers = producers.collect::<Result<Vec<_>, _>>()?;
-        let start = |(index, producer): (usize, _)| {
+        let start = |(index, means): (usize, _)| {
             let (finished_in, finished) = unbounded();
             let application = Arc::from(config.application.id.as_str());
             let handler = Arc::clone(&self.handler);
@@ -314,7 +316,7 @@ impl Starter {
             let setting = self.setting(index, id(index), &topology);
             let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
             let topology = topology.clone();
-            let beginning = Beginning { log, setting, topology, stores, calls, finished, producer };
+            let beginning = Beginning { log, setting, topology, stores, calls, finished, means };
             let shared = Arc::downgrade(&self.shared);
             let failed = move |reason| {
                 if let Some(shared) = shared.upgrade() {

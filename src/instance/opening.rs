@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::{self, StampSource};
-use crate::instance::commit::Mark;
+use crate::instance::commit::{Mark, PLAIN};
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
 use crate::progress::{History, Until};
 use crate::sequencer::order;
@@ -84,7 +84,7 @@ impl Opener {
         let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
         let dead: BTreeSet<String> = marks
-            .filter(|mark| !mark.released && mark.producer != self.mark.producer)
+            .filter(|mark| !mark.released && mark.producer != self.mark.producer && !mark.producer.ends_with(PLAIN))
             .map(|mark| mark.producer)
             .collect();
         for producer in dead {

@@ -11,13 +11,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
-use super::commit::{Committer, Current, Mark, Work};
+use super::commit::{Committer, Current, Mark, Means, Setup, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
 use super::judging::Judge;
 use super::opening::{OpenError, Opener};
 use super::topology::{self, Topology};
 use crate::clock;
-use crate::log::{Log, LogError, Member, MemberEvent, Membership, Producer, TopicPartition};
+use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use crate::metrics;
 use crate::sequencer::stamps::Beyond;
 use crate::store::Stores;
@@ -42,7 +42,7 @@ pub(super) struct Beginning {
     pub(super) stores: Stores,
     pub(super) calls: RuntimeCalls,
     pub(super) finished: Receiver<Finished>,
-    pub(super) producer: Box<dyn Producer>,
+    pub(super) means: Means,
 }
 
 /// A running engine thread.
@@ -59,20 +59,26 @@ impl EngineThread {
         beginning: Beginning,
         failed: impl Fn(StartError) + Send + Sync + 'static,
     ) -> Result<EngineThread, LogError> {
-        let Beginning { log, setting, topology, stores, calls, finished, producer } = beginning;
+        let Beginning { log, setting, topology, stores, calls, finished, means } = beginning;
         let failed: Failed = Arc::new(failed);
         let (events_in, events) = bounded(BATCHES);
         let (inputs_in, inputs) = unbounded();
         let left = Arc::new(AtomicBool::new(false));
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
-        let topics = setting.topics.clone();
-        let (id, name) = (setting.producer_id.clone(), setting.thread);
-        let committer = Committer::new(Arc::clone(&log), topics, &group, &id, producer, Arc::clone(&current));
         let mut join = topology::join(&setting.config, &setting.topics);
+        let name = setting.thread;
         join.client_id = format!("{}-{name}", join.client_id);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
+        let committer = means.committer(Setup {
+            log: Arc::clone(&log),
+            topics: setting.topics.clone(),
+            group: group.clone(),
+            producer_id: setting.producer_id.clone(),
+            member: Arc::clone(&member),
+            current: Arc::clone(&current),
+        });
         let report = inputs_in.clone();
         let judge = Judge {
             log: Arc::clone(&log),
@@ -249,7 +255,7 @@ fn run(
 }
 
 fn spawn_committer(
-    mut committer: Committer,
+    mut committer: Box<dyn Committer>,
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     alarm: Alarm,
@@ -258,7 +264,7 @@ fn spawn_committer(
     let carry_out = move || {
         let _alarm = alarm;
         for (work, losses) in works {
-            let ended = committer.carry_out(work, losses, || left.load(Ordering::Acquire));
+            let ended = committer.carry_out(work, losses, &|| left.load(Ordering::Acquire));
             if inputs.send(Input::Ended(ended)).is_err() {
                 return;
             }

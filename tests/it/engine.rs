@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::config::{Cascade, Config, StampSource, Superseded};
+use tidegate::config::{Cascade, Config, Guarantee, StampSource, Superseded};
 use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
@@ -39,13 +39,14 @@ struct Kind {
     nodes: u32,
     stamp: StampSource,
     superseded: Superseded,
+    guarantee: Guarantee,
 }
 
 impl Kind {
     /// Nothing goes wrong on one engine with the defaults.
     const fn new(first: u64, count: u64) -> Kind {
-        let (stamp, superseded) = (StampSource::Offset, Superseded::Expand);
-        Kind { first, count, faults: &[], bad_commits: 0, nodes: 1, stamp, superseded }
+        let (stamp, superseded, guarantee) = (StampSource::Offset, Superseded::Expand, Guarantee::ExactlyOnce);
+        Kind { first, count, faults: &[], bad_commits: 0, nodes: 1, stamp, superseded, guarantee }
     }
 }
 
@@ -77,6 +78,7 @@ fn run(kind: &Kind, seed: u64) {
     fastrand::seed(seed);
     let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
     config.processing.superseded = kind.superseded;
+    config.processing.guarantee = kind.guarantee;
     let topics = Topics::new(&config.application.id, &config.source.topics);
     // Not in memory: RocksDB reserves files ahead, which costs nothing on a disk only.
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -96,6 +98,7 @@ fn run(kind: &Kind, seed: u64) {
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=6) };
     let seldom = rng.u32(40..400);
     let mut world = World::new(plan, workload, folder, log, rng);
+    world.dies_in_commits = kind.faults.contains(&Fault::Crash);
     for _ in 0..kind.nodes {
         let folder = world.free_folder();
         world.join(folder);
@@ -188,4 +191,29 @@ fn the_order_of_arrival_is_given_once_however_the_sequencer_moves() {
 fn what_is_dropped_leaves_nothing_and_is_counted() {
     let faults = &[Fault::Crash, Fault::Join, Fault::Leave];
     run_all(&Kind { faults, bad_commits: 5, superseded: Superseded::Drop, ..Kind::new(9000, 30) });
+}
+
+/// C5 to C7, D1: without transactions; commits fail between and in the middle of their stages.
+#[test]
+fn without_transactions_a_commit_that_failed_costs_no_child() {
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { bad_commits: 8, guarantee, ..Kind::new(10_000, 50) });
+}
+
+/// C5, C6, R1, Z1: the process dies at any moment, between any two stages and in the middle of them.
+#[test]
+fn without_transactions_no_crash_costs_a_child_or_an_entry() {
+    let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { faults, bad_commits: 5, guarantee, ..Kind::new(11_000, 50) });
+}
+
+/// G1, T2, A1, P6: engines join, leave and die. None is expelled: that one would go on writing unfenced.
+#[test]
+fn without_transactions_partitions_move_in_good_order() {
+    let faults = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, ..Kind::new(12_000, 40) });
+    let stamp = StampSource::Header;
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, stamp, ..Kind::new(13_000, 30) });
 }

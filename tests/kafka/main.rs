@@ -1,5 +1,6 @@
 //! The log port and whole instances on a real Kafka broker.
 
+mod appender;
 mod broker;
 mod cluster;
 mod kit;

@@ -154,6 +154,14 @@ impl Checks<'_> {
                 self.problem("source.topics", &value, &format!("{topic:?} is an internal topic of this application"));
             }
         }
+        if (config.source.stamp, config.processing.guarantee) == (StampSource::Arrival, Guarantee::AtLeastOnce) {
+            self.problem(
+                "processing.guarantee",
+                &"\"at_least_once\"",
+                "source.stamp = \"arrival\" needs \"exactly_once\": without transactions a record whose place in the order \
+                 was given just before a crash is read again and gets a second one",
+            );
+        }
         match config.source.stamp {
             StampSource::Offset if topics.len() != 1 => self.problem(
                 "source.topics",

@@ -25,7 +25,7 @@ const LATER: &[(&str, Option<&str>)] = &[
 ];
 
 /// Values of existing keys whose subject does not exist yet.
-const LATER_VALUES: &[(&str, &[&str])] = &[("processing.guarantee", &["at_least_once"]), ("handler.kind", &["grpc"])];
+const LATER_VALUES: &[(&str, &[&str])] = &[("handler.kind", &["grpc"])];
 
 /// Ranges in words, where the type alone does not tell them.
 const RANGES: &[(&str, &str)] = &[

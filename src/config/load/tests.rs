@@ -142,6 +142,17 @@ fn wrong_values_say_what_is_allowed() {
 }
 
 #[test]
+fn the_order_of_arrival_needs_transactions() {
+    let mut config = Config::default();
+    config.source.stamp = crate::config::StampSource::Arrival;
+    config.processing.guarantee = Guarantee::AtLeastOnce;
+    let told = checks::problems(&config, &BTreeMap::new()).join("\n");
+    assert!(told.contains("processing.guarantee = \"at_least_once\"") && told.contains("arrival"), "{told}");
+    config.processing.guarantee = Guarantee::ExactlyOnce;
+    assert_eq!(checks::problems(&config, &BTreeMap::new()), Vec::<String>::new());
+}
+
+#[test]
 fn all_problems_are_told() {
     fails(from_file("[cascade]\nmax_depth = 0\nmax_children = 0"), &["max_depth", "max_children"]);
     fails(from_file("[cascade]\nmx = 0\n[cscade]\nmy = 0"), &["cascade.mx", "cscade.my"]);
@@ -158,7 +169,6 @@ fn broken_files_are_named_with_the_line() {
 #[test]
 fn what_does_not_exist_yet_is_not_unknown() {
     for (key, value) in [
-        ("processing.guarantee", "at_least_once"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
         ("output.topic", "out"),
