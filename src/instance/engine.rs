@@ -4,8 +4,9 @@
 //! [`Effect`]; what came of it returns as an [`Input`]. So a test steps the very same code with a seed.
 //!
 //! E1: a record is taken in only under the epoch of its partition's latest start.
-//! E2: state, children, dead letters, counts and positions of an event go into the same transaction.
-//! E3: after a transaction that is not committed every task begins anew from the log (protocol P1).
+//! E2: state, children, dead letters, counts and positions of an event go into the same commit, which is one
+//!     transaction or, with `at_least_once`, one that may be there in part when it fails.
+//! E3: after a commit that failed every task begins anew from the log (protocol P1).
 
 mod assignment;
 mod awake;

@@ -5,6 +5,7 @@ mod codec;
 mod doors;
 mod embedded_log;
 mod engine;
+mod guarantee;
 mod http;
 mod openapi;
 mod running;
