@@ -67,8 +67,10 @@ fn an_instance_of_three_threads_is_one_to_its_doors() {
     assert!(ages.is_sorted_by(|a, b| a >= b), "oldest first: {ages:?}");
     let (_, page) = instance.get("/api/v1/keys?prefix=k&limit=1000");
     assert_eq!(page["entries"].as_array().unwrap().len(), 40, "a listing is of all threads");
-    let (_, metrics) = instance.get_text("/metrics");
-    assert!(metrics.lines().any(|line| line == "tidegate_in_flight_events 12"), "the gauge is of all threads");
+    eventually("the gauge is of all threads", || {
+        let (_, metrics) = instance.get_text("/metrics");
+        metrics.lines().any(|line| line == "tidegate_in_flight_events 12").then_some(())
+    });
     instance.signal("TERM");
     assert_eq!(instance.ended(), Some(0));
 }

@@ -124,7 +124,13 @@ impl<C: Calls> Engine<C> {
                 tracing::warn!(partition = of.partition, reason, "the local store was set aside and rebuilt");
             }
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
-            let task = Task::new(of.partition, epoch, restored.store, restored.done);
+            let committed = restored.committed;
+            let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
+            if committed < position {
+                // What is done and not committed is committed now: there may be nothing else to commit ever again.
+                self.composing.touch(&self.membership);
+                (task.committed, task.touched) = (committed, true);
+            }
             self.tasks.insert(of.partition, task);
             if of.partition == SEQUENCERS_PARTITION && self.reads_by_hand() {
                 self.open_sources();
