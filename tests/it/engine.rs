@@ -190,14 +190,14 @@ fn the_order_of_arrival_is_given_once_however_the_sequencer_moves() {
 #[test]
 fn what_is_dropped_leaves_nothing_and_is_counted() {
     let faults = &[Fault::Crash, Fault::Join, Fault::Leave];
-    run_all(&Kind { faults, bad_commits: 5, superseded: Superseded::Drop, ..Kind::new(9000, 30) });
+    run_all(&Kind { faults, bad_commits: 5, superseded: Superseded::Drop, ..Kind::new(9000, 20) });
 }
 
 /// C5 to C7, D1: without transactions; commits fail between and in the middle of their stages.
 #[test]
 fn without_transactions_a_commit_that_failed_costs_no_child() {
     let guarantee = Guarantee::AtLeastOnce;
-    run_all(&Kind { bad_commits: 8, guarantee, ..Kind::new(10_000, 50) });
+    run_all(&Kind { bad_commits: 8, guarantee, ..Kind::new(10_000, 30) });
 }
 
 /// C5, C6, R1, Z1: the process dies at any moment, between any two stages and in the middle of them.
@@ -205,7 +205,7 @@ fn without_transactions_a_commit_that_failed_costs_no_child() {
 fn without_transactions_no_crash_costs_a_child_or_an_entry() {
     let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
     let guarantee = Guarantee::AtLeastOnce;
-    run_all(&Kind { faults, bad_commits: 5, guarantee, ..Kind::new(11_000, 50) });
+    run_all(&Kind { faults, bad_commits: 5, guarantee, ..Kind::new(11_000, 40) });
 }
 
 /// G1, T2, A1, P6: engines join, leave and die. None is expelled: that one would go on writing unfenced.
@@ -213,7 +213,7 @@ fn without_transactions_no_crash_costs_a_child_or_an_entry() {
 fn without_transactions_partitions_move_in_good_order() {
     let faults = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
     let guarantee = Guarantee::AtLeastOnce;
-    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, ..Kind::new(12_000, 40) });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, ..Kind::new(12_000, 30) });
     let stamp = StampSource::Header;
-    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, stamp, ..Kind::new(13_000, 30) });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, stamp, ..Kind::new(13_000, 20) });
 }
