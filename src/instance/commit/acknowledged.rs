@@ -1,4 +1,4 @@
-//! Step 7 of 8 without transactions (`processing.guarantee = "at_least_once"`): a commit in stages, each
+//! The commit of step 7 without transactions (`processing.guarantee = "at_least_once"`): in stages, each
 //! acknowledged by the log before the next one begins.
 //!
 //! C5: nothing stands in the changelog before all that its event led to stands in the log: at a key that
