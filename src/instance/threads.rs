@@ -1,9 +1,9 @@
 //! The engine threads of one instance, each a member of the group with a producer of its own, as Kafka
 //! Streams' stream threads: they share the stores' memory and nothing else, and lock nothing.
 //!
-//! W1: limits are the instance's; each thread has an equal share of them, whatever it owns.
-//! W2: a question goes to every thread; the one that owns the partition answers it.
-//! W3: all threads give back what they own at the same time, so that none inherits from another that leaves.
+//! Y1: limits are the instance's; each thread has an equal share of them, whatever it owns.
+//! Y2: a question goes to every thread; the one that owns the partition answers it.
+//! Y3: all threads give back what they own at the same time, so that none inherits from another that leaves.
 
 use tokio::sync::oneshot;
 
@@ -30,7 +30,7 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Asks every thread (W2).
+    /// Asks every thread (Y2).
     pub(super) fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Question) -> Vec<oneshot::Receiver<T>> {
         let ask = |thread: &EngineThread| {
             let (sender, answer) = oneshot::channel();
@@ -52,7 +52,7 @@ impl Threads {
         self.0.iter().for_each(|thread| thread.sources_are(partitions.to_vec()));
     }
 
-    /// Gives everything back, commits, leaves the group (W3). Blocks.
+    /// Gives everything back, commits, leaves the group (Y3). Blocks.
     pub(super) fn leave(&mut self) {
         std::thread::scope(|scope| {
             for thread in &mut self.0 {
@@ -63,12 +63,12 @@ impl Threads {
 }
 
 /// One of `threads` equal parts of a limit of the instance, at least 1; what does not divide goes to the
-/// first ones (W1).
+/// first ones (Y1).
 pub(super) fn share(limit: usize, threads: usize, index: usize) -> usize {
     (limit / threads + usize::from(index < limit % threads)).max(1)
 }
 
-/// The one answer for a key (W2). While its partition moves from one thread to the other, "not now" is
+/// The one answer for a key (Y2). While its partition moves from one thread to the other, "not now" is
 /// better than "not here".
 pub(super) fn of_owner(answers: Vec<Answered>) -> Option<Answered> {
     answers.into_iter().max_by_key(|answer| match answer {

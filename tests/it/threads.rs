@@ -1,4 +1,4 @@
-//! Several engine threads in one instance: W1 to W3, and R4 while partitions move between them.
+//! Several engine threads in one instance: Y1 to Y3, and R4 while partitions move between them.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -13,7 +13,7 @@ fn owned(all: &[&Instance<'_>]) -> usize {
     all.iter().map(|instance| instance.owns()).sum()
 }
 
-/// W1 to W3, R4, G1: two members in one process, one in the other; the first dies under load.
+/// Y1 to Y3, R4, G1: two members in one process, one in the other; the first dies under load.
 #[test]
 fn one_of_two_threads_and_one_of_one_share_and_one_is_killed() {
     let app = App::new(broker::shared(), "threads");
