@@ -8,7 +8,7 @@ CARGO_FLAGS := --release --locked
 BENCH_ARGS ?=
 FLOOR_ARGS ?=
 
-.PHONY: help demo build test lint bench clean-data
+.PHONY: help demo build test lint bench fuzz clean-data
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -35,6 +35,10 @@ bench: ## the built-in load, then the floor program on a Kafka of its own
 	cargo run $(CARGO_FLAGS) -- bench $(BENCH_ARGS)
 	cargo bench --locked --bench floor --profile release --no-run
 	benches/with-kafka.sh cargo bench --locked --bench floor --profile release -- --bootstrap @BOOTSTRAP@ $(FLOOR_ARGS)
+
+fuzz: ## fuzz everything that reads bytes from outside, FUZZ_SECONDS=120 for each target
+	@scripts/install-deps.sh demo
+	scripts/fuzz.sh
 
 clean-data: ## forget the embedded log and the state below ./tidegate-data
 	rm -rf tidegate-data

@@ -4,15 +4,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 
 use crate::entry::Entry;
-use crate::event::{DecodeError, FORMAT_VERSION};
+use crate::event::{DecodeError, check_format};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
-use crate::proto;
-
-/// The header that tells bookkeeping from entries.
-pub const KIND: &str = "tidegate_kind";
+use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);
@@ -46,6 +42,16 @@ pub enum ReadError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// A record of a newer Tidegate: nothing is guessed from it.
+    #[error("{of} at offset {offset}: {source}")]
+    Newer {
+        /// The partition.
+        of: TopicPartition,
+        /// The record's offset.
+        offset: i64,
+        /// Which format.
+        source: DecodeError,
+    },
 }
 
 /// The record of an entry.
@@ -57,24 +63,6 @@ pub fn entry_record(key: &Bytes, value: Bytes) -> NewRecord {
 pub fn bookkeeping_record(value: Bytes) -> NewRecord {
     let headers = vec![(KIND.to_owned(), Bytes::from_static(b"bookkeeping"))];
     NewRecord { key: Some(Bytes::new()), value: Some(value), headers }
-}
-
-/// A snapshot of the done-set: runs counted from `base`, written at committed position `position`.
-pub fn encode_bookkeeping(position: i64, base: i64, runs: &[u64]) -> Bytes {
-    let snapshot = proto::Bookkeeping { position, done_base: base, done_runs: runs.to_vec(), ..Default::default() };
-    snapshot.encode_to_vec().into()
-}
-
-/// Reads a snapshot.
-///
-/// # Errors
-/// One that cannot be read is fatal: without it records would run again (protocol P9).
-pub fn decode_bookkeeping(value: Bytes) -> Result<proto::Bookkeeping, DecodeError> {
-    let snapshot = proto::Bookkeeping::decode(value)?;
-    if snapshot.format_version > FORMAT_VERSION {
-        return Err(DecodeError::Newer(snapshot.format_version));
-    }
-    Ok(snapshot)
 }
 
 /// Reads the committed changes of a partition from `position` until the reader has passed `end`, and
@@ -96,9 +84,14 @@ pub fn read<E: From<ReadError>>(
         let mut changes = Vec::with_capacity(records.len());
         for record in records {
             let offset = record.offset;
-            let change = change(record.key, record.value)
-                .map_err(|source| E::from(ReadError::Record { of: of.clone(), offset, source }))?;
-            changes.push(change);
+            let refused = |source| {
+                let of = of.clone();
+                E::from(match source {
+                    DecodeError::Newer(_) => ReadError::Newer { of, offset, source },
+                    DecodeError::Malformed(_) => ReadError::Record { of, offset, source },
+                })
+            };
+            changes.push(change(record.key, record.value).map_err(refused)?);
         }
         take(changes, reader.position())?;
     }
@@ -108,7 +101,7 @@ pub fn read<E: From<ReadError>>(
 fn change(key: Option<Bytes>, value: Option<Bytes>) -> Result<Change, DecodeError> {
     let key = key.ok_or_else(|| DecodeError::Malformed("no key".into()))?;
     match value {
-        Some(value) if key.is_empty() => Ok(Change::Bookkeeping(value)),
+        Some(value) if key.is_empty() => check_format(value.clone()).map(|()| Change::Bookkeeping(value)),
         Some(value) => Ok(Change::Put(key, Entry::decode(value)?)),
         None => Ok(Change::Delete(key)),
     }

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use axum::Router;
 use clap::{Parser, Subcommand};
 
+use crate::config::LogKind;
 use crate::server::{Front, bind};
 use client::{Client, ServerOptions};
 use error::CliError;
@@ -90,6 +91,9 @@ pub fn main(doors: Router<Front>) -> ExitCode {
 
 fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
+    if !matches!(cli.verb, Verb::Send(_) | Verb::Get(_) | Verb::List(_) | Verb::Tasks) {
+        cli.server.refuse()?;
+    }
     match cli.verb {
         Verb::Demo(options) => demo::demo(&options, doors),
         Verb::Bench(options) => bench::bench(&options, doors),
@@ -101,7 +105,12 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
         Verb::Topics(verb) => topics::topics(&verb, cli.output),
         Verb::Verify(options) => verdict::verify(&options, cli.encoding, cli.output),
         Verb::Config(ConfigVerb::Check(options)) => {
-            bind::check(&options.load()?.server)?;
+            let config = options.load()?;
+            bind::check(&config.server)?;
+            // Opening needs no broker, and tells which of Kafka's properties are not taken, and why.
+            if config.log.kind == LogKind::Kafka {
+                open::log(&config)?;
+            }
             output::line("the configuration is valid")
         }
         Verb::Config(ConfigVerb::Show(options)) => output::line(options.show()?.trim_end()),

@@ -75,8 +75,9 @@ pub enum LogKind {
 pub struct Kafka {
     /// `host:port,host:port`
     pub bootstrap_servers: String,
-    /// librdkafka properties, passed through; those that the product needs are refused by name.
-    pub properties: BTreeMap<String, String>,
+    /// librdkafka properties, passed through; those that the product needs are refused by name. `<property>_file`
+    /// names a file that has the value. None of the values prints: any of them may be a password or a key.
+    pub properties: BTreeMap<String, Secret>,
 }
 
 /// `[source]`

@@ -3,8 +3,15 @@
 //! N1: one transaction's counts are summed per root and depth before they are written, and all of a
 //!     root stand in one record (protocol P16); what sums to zero is left out.
 
+use bytes::Bytes;
+use prost::Message;
+
+use crate::event::{DecodeError, check_version, unless_newer};
 use crate::proto;
 use crate::stamp::Stamp;
+
+/// What the header `tidegate_kind` says of the records here.
+pub const COUNTS: &[u8] = b"counts";
 
 /// The most roots that one progress record tells of, so that it stays far below any broker's limit.
 const ROOTS_PER_RECORD: usize = 50_000;
@@ -89,6 +96,16 @@ pub fn records(mut counts: Vec<Count>, positions: Vec<proto::SourcePosition>) ->
     last.last = true;
     records.retain(|record| !record.counts.is_empty() || !record.source_positions.is_empty());
     records
+}
+
+/// Reads one of [`records`].
+///
+/// # Errors
+/// [`DecodeError`]: whoever misses one miscounts.
+pub fn decode(value: Bytes) -> Result<proto::Progress, DecodeError> {
+    let progress = proto::Progress::decode(value.clone()).map_err(|error| unless_newer(error.into(), value))?;
+    check_version(u64::from(progress.format_version))?;
+    Ok(progress)
 }
 
 /// Ascending numbers as pairs (gap, length).

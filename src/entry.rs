@@ -4,7 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use crate::event::{Action, DecodeError, Field, Fields, check_version, put_bytes, put_stamp, read_stamp};
+use crate::event::{Action, DecodeError, Field, Fields, check_version, put_bytes, put_stamp, read_stamp, unless_newer};
 use crate::stamp::Stamp;
 
 /// The state of one key.
@@ -37,6 +37,10 @@ impl Entry {
     /// # Errors
     /// [`DecodeError`], which a restore treats as fatal: the changelog is written by Tidegate alone.
     pub fn decode(value: Bytes) -> Result<Entry, DecodeError> {
+        Entry::read(value.clone()).map_err(|error| unless_newer(error, value))
+    }
+
+    fn read(value: Bytes) -> Result<Entry, DecodeError> {
         let (mut stamp, mut action, mut content, mut origin) = (None, None, None, Bytes::new());
         let mut fields = Fields::new(value);
         while let Some((tag, field)) = fields.next()? {

@@ -90,7 +90,7 @@ pub enum DecodeError {
     #[error("{0}")]
     Malformed(String),
     /// Written by a newer Tidegate: stop instead of guessing.
-    #[error("format version {0} is newer than this build reads ({FORMAT_VERSION}); upgrade this instance")]
+    #[error("format version {0} is newer than this build reads ({FORMAT_VERSION}): use the version that wrote it")]
     Newer(u32),
 }
 
@@ -126,6 +126,10 @@ impl StampedEvent {
     /// # Errors
     /// [`DecodeError::Malformed`] also for a key that no event can have.
     pub fn decode(key: Bytes, value: Bytes) -> Result<StampedEvent, DecodeError> {
+        StampedEvent::read(key, value.clone()).map_err(|error| unless_newer(error, value))
+    }
+
+    fn read(key: Bytes, value: Bytes) -> Result<StampedEvent, DecodeError> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return Err(DecodeError::Malformed(format!("a key of {} bytes", key.len())));
         }
@@ -210,10 +214,26 @@ impl Fields {
 }
 
 pub(crate) fn check_version(version: u64) -> Result<(), DecodeError> {
-    match u32::try_from(version) {
-        Ok(FORMAT_VERSION) => Ok(()),
-        other => Err(DecodeError::Newer(other.unwrap_or(u32::MAX))),
+    if version <= u64::from(FORMAT_VERSION) {
+        return Ok(());
     }
+    Err(DecodeError::Newer(u32::try_from(version).unwrap_or(u32::MAX)))
+}
+
+/// Fails where a message of ours says that it is of a newer format; whether it can be read is not judged.
+pub(crate) fn check_format(message: Bytes) -> Result<(), DecodeError> {
+    let mut fields = Fields::new(message);
+    while let Ok(Some((tag, field))) = fields.next() {
+        if let (15, Field::Varint(version)) = (tag, field) {
+            check_version(version)?;
+        }
+    }
+    Ok(())
+}
+
+/// What cannot be read may be so because it is newer; that is what counts then.
+pub(crate) fn unless_newer(error: DecodeError, message: Bytes) -> DecodeError {
+    check_format(message).err().unwrap_or(error)
 }
 
 pub(crate) fn put_bytes(out: &mut BytesMut, tag: u32, bytes: &[u8]) {

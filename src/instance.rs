@@ -17,6 +17,7 @@ mod threads;
 pub mod topology;
 pub mod view;
 
+use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +46,10 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// An engine that does not answer within this time is stuck, or its process was stopped.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// After this long at the start a trouble of the same kind is told again where its words have changed: they differ
+/// from try to try, and may also have got another cause.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why an instance does not start. The message names the cause and the next step.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -230,6 +235,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.ok()
 }
 
+/// The trouble at the start that was told last.
+struct Told {
+    kind: Discriminant<LogError>,
+    text: String,
+    at: Instant,
+}
+
+impl Told {
+    /// Whether `error` is news after this one.
+    fn makes_news_of(&self, error: &LogError) -> bool {
+        let is_exact = matches!(error, LogError::Unauthorized(_));
+        let has_changed = || self.text != error.to_string();
+        self.kind != discriminant(error) || ((is_exact || self.at.elapsed() >= TELL_AGAIN) && has_changed())
+    }
+}
+
 /// Reaches the log, checks the topics and starts the engine threads; tries until it can or the instance stops.
 struct Starter {
     shared: Arc<Shared>,
@@ -240,8 +261,7 @@ struct Starter {
 
 impl Starter {
     fn run(self, runtime: tokio::runtime::Handle) {
-        // The kind of trouble told last: the words differ from try to try.
-        let mut told = None;
+        let mut told: Option<Told> = None;
         loop {
             let error = match self.try_start(&runtime) {
                 Ok(threads) => {
@@ -262,11 +282,10 @@ impl Starter {
             if self.shared.stopping.load(Ordering::Relaxed) {
                 return;
             }
-            let kind = Some(std::mem::discriminant(&error));
-            if told != kind {
+            if told.as_ref().is_none_or(|told| told.makes_news_of(&error)) {
                 tracing::warn!("not started yet: {error}");
                 *locked(&self.shared.waiting_for) = Some(error.to_string());
-                told = kind;
+                told = Some(Told { kind: discriminant(&error), text: error.to_string(), at: clock::now() });
             }
             std::thread::sleep(RETRY);
         }
@@ -283,9 +302,9 @@ impl Starter {
             Some(status)
         };
         let stopping = || shared.stopping.load(Ordering::Relaxed);
-        let report = |text: Option<String>| {
+        let report = |what: &str, text: Option<String>| {
             if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.trouble("group", text);
+                threads.trouble(what, text);
             }
         };
         let tell_sources = |partitions: Vec<TopicPartition>| {

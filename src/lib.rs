@@ -35,6 +35,7 @@ pub mod config;
 pub mod metrics;
 pub mod proto;
 pub mod counts;
+pub mod bookkeeping;
 pub mod dead_letter;
 // 1: one foreign system each
 pub mod log;
@@ -44,6 +45,7 @@ pub mod handler;
 pub mod sequencer;
 pub mod changelog;
 pub mod progress;
+pub mod output;
 pub mod reference;
 
 // 3: one partition

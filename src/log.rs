@@ -149,6 +149,10 @@ pub enum CommitError {
     /// again from the last commit.
     #[error("producer fenced or broken: {0}")]
     Fenced(String),
+    /// Certainly not committed, the producer is usable: the log does not let us, and will not before an operator has
+    /// granted what the text names. The same transaction may be tried again, at leisure.
+    #[error("{0}")]
+    Unauthorized(String),
 }
 
 /// Why the log refused. Each kind says what the caller does.
@@ -172,6 +176,10 @@ pub enum LogError {
     /// A record or request that this log never takes, such as one above its size limit.
     #[error("refused: {0}")]
     Refused(String),
+    /// Not allowed to us, and nothing of it was done; the text names what is missing and how to grant it. Once an
+    /// operator has granted it the same call may succeed: to be told, and tried again at leisure.
+    #[error("{0}")]
+    Unauthorized(String),
     /// Trying again does not help.
     #[error("{0}")]
     Fatal(String),
@@ -328,6 +336,19 @@ pub struct NewTopic {
     pub settings: Vec<(String, String)>,
 }
 
+/// What an instance does with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Look at its settings.
+    DescribeConfigs,
+    /// Read its records, commit positions on it.
+    Read,
+    /// Append to it.
+    Write,
+    /// Delete records that were consumed.
+    Delete,
+}
+
 /// A partitioned, transactional log. All calls block; none is for the engine's thread.
 pub trait Log: Send + Sync {
     /// Joins the group on a thread of its own that calls `sink`.
@@ -359,4 +380,10 @@ pub trait Log: Send + Sync {
     fn create(&self, topics: &[NewTopic]) -> Result<(), LogError>;
     /// Deletes the records before the given offsets.
     fn purge(&self, before: &[(TopicPartition, i64)]) -> Result<(), LogError>;
+    /// [`LogError::Unauthorized`] with everything of this that is not allowed to us. A log that knows no rights, or
+    /// does not tell them, allows all.
+    fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+        let _ = (group, topics);
+        Ok(())
+    }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::cause::Cause;
+
 const EVENTS_RECEIVED: &str = "tidegate_events_received_total";
 const EVENTS_PROCESSED: &str = "tidegate_events_processed_total";
 const CHILDREN_SPAWNED: &str = "tidegate_children_spawned_total";
@@ -19,6 +21,7 @@ const CASCADE_DEPTH: &str = "tidegate_cascade_depth";
 const HANDLER_DURATION: &str = "tidegate_handler_duration_seconds";
 const HANDLER_RETRIES: &str = "tidegate_handler_retries_total";
 const IN_FLIGHT_EVENTS: &str = "tidegate_in_flight_events";
+const BUFFERED_BYTES: &str = "tidegate_buffered_bytes";
 const OLDEST_AGE: &str = "tidegate_oldest_in_flight_age_seconds";
 const COMMITS: &str = "tidegate_commits_total";
 const COMMIT_DURATION: &str = "tidegate_commit_duration_seconds";
@@ -33,6 +36,7 @@ const STORE_BYTES: &str = "tidegate_store_bytes";
 const STORE_FLUSH_DURATION: &str = "tidegate_store_flush_duration_seconds";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
 const END_TO_END_LATENCY: &str = "tidegate_end_to_end_latency_seconds";
+const READY: &str = "tidegate_ready";
 const BUILD_INFO: &str = "tidegate_build_info";
 
 /// Counters and histograms, for `# HELP`.
@@ -57,12 +61,22 @@ const HELP: &[(&str, &str)] = &[
 /// Gauges, for `# HELP`; the names of [`partitions`] need a `# TYPE` as well.
 const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Handler calls running."),
+    (BUFFERED_BYTES, "What is read and not committed; at processing.max_buffered partitions pause."),
+    (READY, "1 where /readyz answers 200, else 0."),
     (OLDEST_AGE, "Age of the oldest event that is read and not done."),
     (CONSUMER_LAG, "Records between the committed position and the end of the partition."),
     (RESTORE_REMAINING, "Changelog records still to be restored."),
     (TASKS, "Tasks and source partitions, by role and state."),
     (STORE_ENTRIES, "Keys in the local stores, removed ones included; estimated."),
     (STORE_BYTES, "Size of the local stores on disk."),
+];
+
+/// The words of labels, where they are known beforehand: they begin at 0, so that the first of a kind is an
+/// increase and not a series that appears out of nothing.
+const WORDS: &[(&str, &str, &[&str])] = &[
+    (HANDLER_RETRIES, "cause", &["failure", "timeout", "panic"]),
+    (TRANSACTION_ABORTS, "reason", &["refused", "rebalance", "fenced", "unknown"]),
+    (REBALANCES, "phase", &["assigned", "revoked", "lost"]),
 ];
 
 /// From a tenth of a millisecond to five minutes.
@@ -104,6 +118,8 @@ struct Meters {
     depth: Histogram,
     handler_duration: Histogram,
     in_flight: Gauge,
+    buffered: Gauge,
+    ready: Gauge,
     commits: Counter,
     commit_duration: Histogram,
     restored: Counter,
@@ -151,6 +167,13 @@ impl Meters {
             let key = Key::from_parts(EVENTS_PROCESSED, vec![Label::new("outcome", outcome)]);
             recorder.register_counter(&key, &METADATA)
         });
+        let causes = Cause::ALL.map(Cause::as_str);
+        for (name, label, words) in WORDS.iter().copied().chain([(DEAD_LETTERS, "cause", &causes[..])]) {
+            for word in words {
+                let key = Key::from_parts(name, vec![Label::new(label, *word)]);
+                recorder.register_counter(&key, &METADATA).increment(0);
+            }
+        }
         let version = vec![Label::new("version", env!("CARGO_PKG_VERSION"))];
         recorder.register_gauge(&Key::from_parts(BUILD_INFO, version), &METADATA).set(1.0);
         Meters {
@@ -160,6 +183,8 @@ impl Meters {
             depth: histogram(CASCADE_DEPTH),
             handler_duration: histogram(HANDLER_DURATION),
             in_flight: gauge(IN_FLIGHT_EVENTS),
+            buffered: gauge(BUFFERED_BYTES),
+            ready: gauge(READY),
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
             restored: counter(RESTORED_RECORDS),
@@ -239,7 +264,7 @@ pub fn handler_duration(duration: Duration) {
     }
 }
 
-/// A try of a handler failed and will be repeated; `cause` is `retry`, `timeout` or `panic`.
+/// A try of a handler failed and will be repeated; `cause` is `failure`, `timeout` or `panic`.
 pub fn handler_retried(cause: &'static str) {
     add(HANDLER_RETRIES, "cause", cause, 1);
 }
@@ -248,6 +273,20 @@ pub fn handler_retried(cause: &'static str) {
 pub fn in_flight(n: usize) {
     if let Some(meters) = meters() {
         meters.in_flight.set(n as f64);
+    }
+}
+
+/// Bytes that are read and not committed.
+pub fn buffered(bytes: usize) {
+    if let Some(meters) = meters() {
+        meters.buffered.set(bytes as f64);
+    }
+}
+
+/// Whether the instance is ready.
+pub fn ready(ready: bool) {
+    if let Some(meters) = meters() {
+        meters.ready.set(f64::from(u8::from(ready)));
     }
 }
 
@@ -264,7 +303,8 @@ pub fn commit(duration: Duration) {
     }
 }
 
-/// A transaction did not commit; `reason` is a stable word such as `aborted`, `unknown`, `fenced` or `rebalance`.
+/// A transaction did not commit. `reason`: `refused` by the log, `rebalance` (of a generation that is over),
+/// `fenced` (the producer has to begin anew), `unknown` (no answer; the positions say that it did not).
 pub fn aborted(reason: &'static str) {
     add(TRANSACTION_ABORTS, "reason", reason, 1);
 }
@@ -348,6 +388,7 @@ mod tests {
         handler_duration(Duration::from_millis(3));
         lag("metrics-test", 7, 12);
         let page = renderer.render();
+        assert!(page.contains("tidegate_dead_letters_total{cause=\"too_deep\"} 0"), "{page}");
         assert!(page.contains("tidegate_events_received_total{topic=\"metrics-test\"} 3"), "{page}");
         assert!(page.contains("tidegate_handler_duration_seconds_bucket{le=\"0.005\"}"), "{page}");
         assert!(page.contains("tidegate_consumer_lag_records{topic=\"metrics-test\",partition=\"7\"} 12"), "{page}");

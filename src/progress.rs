@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 
 use crate::clock;
 use crate::config;
-use crate::event::{DecodeError, FORMAT_VERSION};
-use crate::log::{Isolation, Log, LogError, TopicPartition};
+use crate::counts::{self, COUNTS};
+use crate::event::DecodeError;
+use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
 use crate::proto;
 use crate::stamp::SEQUENCE_LIMIT;
+use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);
@@ -40,11 +41,12 @@ pub struct Break(String);
 /// One that is not ours, or newer than this build.
 pub fn decode(value: Option<Bytes>) -> Result<proto::Progress, DecodeError> {
     let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
-    let progress = proto::Progress::decode(value)?;
-    if progress.format_version > FORMAT_VERSION {
-        return Err(DecodeError::Newer(progress.format_version));
-    }
-    Ok(progress)
+    counts::decode(value)
+}
+
+/// Whether it is what a transaction has counted; later versions may tell other things here.
+fn is_counts(record: &Record) -> bool {
+    record.headers.iter().any(|(name, kind)| name == KIND && kind == COUNTS)
 }
 
 /// How far back a look at the past has to be sure.
@@ -67,15 +69,17 @@ impl History {
     pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
         let ends = log.watermarks(of)?;
         let mut history = History::default();
-        let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, false)?;
+        let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, true)?;
         let mut heard = clock::now();
         while reader.position() < ends.high && (until == Until::End || heard.elapsed() < SILENCE) {
             for record in reader.next(POLL)? {
                 heard = clock::now();
+                if !is_counts(&record) {
+                    continue;
+                }
                 let offset = record.offset;
-                let progress = decode(record.value).map_err(|error| {
-                    LogError::Fatal(format!("{of} at offset {offset} is no record of progress: {error}"))
-                })?;
+                let progress = decode(record.value)
+                    .map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
                 progress.source_positions.into_iter().for_each(|at| history.take(at));
             }
         }
@@ -117,6 +121,15 @@ impl History {
             )));
         }
         for at in self.positions.values().filter(|at| at.epoch == epoch) {
+            let elsewhere = !config.topics.contains(&at.topic);
+            if elsewhere && config.stamp == config::StampSource::Offset {
+                return Err(Break(format!(
+                    "source.topics = {:?}, but this application's events have their order from the offsets of {:?} so \
+                     far, and offsets of two topics cannot be compared; to read the other one as later than all that \
+                     was, raise source.epoch (now {epoch}); or use another application.id",
+                    config.topics, at.topic
+                )));
+            }
             let stamp = if at.stamp.is_empty() { "offset" } else { &at.stamp };
             if stamp != config.stamp.as_str() {
                 return Err(Break(format!(
@@ -178,6 +191,20 @@ mod tests {
         assert!(says(&source(StampSource::Header, 0), "a").unwrap_err().contains("source.epoch = 0"));
         assert!(says(&source(StampSource::Offset, 1), "a").unwrap_err().contains("source.stamp = \"offset\""));
         assert!(says(&source(StampSource::Header, 1), "b").unwrap_err().contains("created again"));
+        let other = |stamp| config::Source { topics: vec!["u".into()], ..source(stamp, 1) };
+        assert_eq!(says(&other(StampSource::Header), "a"), Ok(()), "sequences of all topics are of one kind");
+    }
+
+    #[test]
+    fn offsets_of_another_topic_are_no_order() {
+        let history = history(vec![proto::SourcePosition { stamp: String::new(), ..at(0, 5, 0, "a") }]);
+        let says = |topic: &str, epoch| {
+            let config = config::Source { topics: vec![topic.into()], epoch, ..config::Source::default() };
+            history.allows(&config, &BTreeMap::new()).map_err(|error| error.0)
+        };
+        assert_eq!(says("t", 0), Ok(()));
+        assert!(says("u", 0).unwrap_err().contains("cannot be compared"));
+        assert_eq!(says("u", 1), Ok(()));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::instance::Instance;
-use crate::metrics::Renderer;
+use crate::metrics::{self, Renderer};
 use access::{Access, guard};
 use connection::Places;
 use error::ApiError;
@@ -152,6 +152,7 @@ async fn not_allowed(method: Method) -> Response {
 /// What was measured, in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn metrics_page(State(front): State<Front>) -> Response {
+    metrics::ready(health::is_ready(&front));
     let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, version)], front.0.metrics.render()).into_response()
 }

@@ -69,6 +69,10 @@ impl Stores {
         let refused = match self.open_at(&path) {
             Ok(store) if !exists => return store.begin(identity, lease).map(|store| (store, None)),
             Ok(store) => match store.value::<Identity>(schema::IDENTITY) {
+                _ if store.format().is_some_and(|format| format != schema::VERSION) => {
+                    let format = store.format().unwrap_or_default();
+                    format!("it has format {format}, this version reads {}", schema::VERSION)
+                }
                 Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
                     return Ok((store.leased(lease), None));
                 }
@@ -176,6 +180,11 @@ impl Store {
         let Some(bytes) = self.raw(key)? else { return Ok(None) };
         let corrupt = || StoreError::Corrupted(self.path.clone(), "a value cannot be read".into());
         schema::decode(&bytes).map(Some).ok_or_else(corrupt)
+    }
+
+    /// The version that its first value begins with.
+    fn format(&self) -> Option<u8> {
+        self.raw(schema::IDENTITY).ok().flatten()?.first().copied()
     }
 
     fn raw(&self, key: &[u8]) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, StoreError> {

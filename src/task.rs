@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::changelog;
+use crate::bookkeeping;
 use crate::log::Record;
 use crate::store::Store;
 use done::DoneSet;
@@ -119,7 +119,7 @@ impl Task {
         }
         self.written = runs;
         let (base, runs) = self.written.as_ref().map_or((self.done.low(), &[][..]), |(base, runs)| (*base, runs));
-        Some(changelog::encode_bookkeeping(self.done.low(), base, runs))
+        Some(bookkeeping::encode(self.done.low(), base, runs))
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+/// The header that tells records of bookkeeping from entries.
+pub const KIND: &str = "tidegate_kind";
+
 /// The topics of one application.
 #[derive(Clone, Debug)]
 pub struct Topics {
@@ -31,6 +34,11 @@ impl Topics {
             progress: named("progress"),
             order: named("order"),
         }
+    }
+
+    /// Those that belong to the application, whether or not its configuration needs all of them.
+    pub fn internal(&self) -> [&Arc<str>; 5] {
+        [&self.repartition, &self.changelog, &self.dead_letter, &self.progress, &self.order]
     }
 }
 

@@ -188,6 +188,8 @@ fn bad_event(message: String) -> ApiError {
 fn refused_by_log(error: LogError) -> ApiError {
     match error {
         LogError::Refused(message) => too_large(message).hint("nothing was appended; send smaller events"),
+        LogError::Unauthorized(message) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "log_unauthorized", message)
+            .hint("nothing was appended; send them again once the instance has been granted it (docs/security.md)"),
         LogError::Fatal(message) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "log_failed", message)
             .hint("the instance's log tells more; whether the events were appended is not known"),
         other => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", other.to_string())

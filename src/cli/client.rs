@@ -34,6 +34,20 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
+    /// For commands that talk to no running instance: an option without effect would look like an obeyed one.
+    ///
+    /// # Errors
+    /// When one is given.
+    pub fn refuse(&self) -> Result<(), CliError> {
+        let from_environment = std::env::var("TIDEGATE_TOKEN").ok();
+        let token = self.token.as_ref().filter(|token| from_environment.as_deref() != Some(token.reveal()));
+        if token.is_none() && self.token_file.is_none() && self.ca.is_none() {
+            return Ok(());
+        }
+        Err(CliError::misused("--token, --token-file and --ca are for commands that talk to a running instance")
+            .hint("an instance takes its own token from server.token_file, as in --set server.token_file=FILE"))
+    }
+
     fn token(&self) -> Result<Option<Secret>, CliError> {
         let token = match &self.token_file {
             Some(path) => {

@@ -21,6 +21,20 @@ pub fn log_beside(config: &Config) -> Result<Arc<dyn Log>, CliError> {
     })
 }
 
+/// A log that does not answer as it should: exit code 1.
+pub fn unanswered(config: &Config, error: &LogError) -> CliError {
+    let failed = CliError::failed(format!("the log does not answer: {error}"));
+    match (config.log.kind, error) {
+        (LogKind::Kafka, LogError::Unauthorized(_)) => {
+            CliError::failed(error.to_string()).hint("docs/security.md lists what an application needs")
+        }
+        (LogKind::Kafka, _) => failed.hint(
+            "check kafka.bootstrap_servers, and kafka.properties (security.protocol, ssl.*, sasl.*): docs/security.md",
+        ),
+        (LogKind::Embedded, _) => failed.hint("check log.kind and log.path"),
+    }
+}
+
 fn explain(config: &Config, error: &LogError) -> CliError {
     match (config.log.kind, error) {
         // What Kafka's client says before it has reached anything is about its settings.

@@ -54,7 +54,8 @@ impl ConfigOptions {
         for setting in &self.settings {
             let (key, value) = setting
                 .split_once('=')
-                .ok_or_else(|| CliError::misused(format!("--set {setting}: no value")).hint("write --set key=value"))?;
+                // What stands there may be a secret with a slip in its key.
+                .ok_or_else(|| CliError::misused("--set: there is no = in it").hint("write --set key=value"))?;
             settings.push((key.trim().to_owned(), value.trim().to_owned(), "--set".to_owned()));
         }
         let environment = std::env::vars_os()

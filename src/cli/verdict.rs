@@ -36,6 +36,7 @@ pub fn verify(options: &VerifyOptions, encoding: Encoding, output: Output) -> Re
     let report = verify::verify(&*log, &config, &handler, options.timeout).map_err(|error| match error {
         VerifyError::Usage(message) => CliError::misused(message),
         VerifyError::Failed(message) => CliError::failed(message),
+        VerifyError::Log(error) => open::unanswered(&config, &error),
     })?;
     match output {
         Output::Json => output::json(&as_json(&report, encoding))?,

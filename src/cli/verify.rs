@@ -54,13 +54,16 @@ pub enum VerifyError {
     /// It could not be carried out, or no reference exists: exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// The log does not answer as it should: exit code 1.
+    #[error(transparent)]
+    Log(LogError),
 }
 
 impl From<LogError> for VerifyError {
     fn from(error: LogError) -> VerifyError {
         match error {
             LogError::UnknownTopic(_) => VerifyError::Usage(error.to_string()),
-            error => VerifyError::Failed(error.to_string()),
+            error => VerifyError::Log(error),
         }
     }
 }

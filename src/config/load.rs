@@ -21,7 +21,7 @@ use source::Setting;
 pub use show::show;
 
 /// Where values come from, beside the defaults.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct LoadOptions {
     /// The TOML file.
     pub file: Option<PathBuf>,
@@ -135,16 +135,16 @@ fn shown(key: &str, value: &Value) -> String {
     if is_secret(key) { "\"********\"".into() } else { value.to_string() }
 }
 
-/// Whether the value is never shown.
+/// Whether the value is never shown. Of a Kafka property that is about identity only what surely is none is shown.
 fn is_secret(key: &str) -> bool {
-    let name = key.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.'));
     let lower = key.to_ascii_lowercase();
-    // The name of a file is not what is in it.
-    if lower.ends_with("_file") {
-        return false;
-    }
-    ["password", "secret", "token"].iter().any(|word| lower.contains(word))
-        || name.is_some_and(|name| name.starts_with("sasl.") || name.starts_with("ssl.key"))
+    let Some(name) = lower.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.')) else {
+        return ["password", "secret", "token"].iter().any(|word| lower.contains(word)) && !lower.ends_with("_file");
+    };
+    let is_path = name.ends_with("_file") || name.ends_with(".location");
+    let is_kind = matches!(name, "sasl.mechanism" | "sasl.mechanisms" | "sasl.oauthbearer.method");
+    let about_identity = ["sasl", "ssl.key", "ssl_key", "password", "secret", "token", "credential"];
+    !is_path && !is_kind && about_identity.iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]

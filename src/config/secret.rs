@@ -36,6 +36,12 @@ impl Secret {
     }
 }
 
+impl From<&str> for Secret {
+    fn from(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+}
+
 impl From<String> for Secret {
     fn from(text: String) -> Secret {
         Secret(text)

@@ -19,7 +19,28 @@ use crate::metrics;
 use crate::task::queue::Queued;
 
 /// What a call came to.
-pub type Verdict = Result<Outcome, Failure>;
+pub type Verdict = Result<Outcome, Failed>;
+
+/// A try that gave no outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// `failure` where the handler says so itself, else `timeout` or `panic`: the word in the metrics.
+    pub cause: &'static str,
+    /// What it means for the event.
+    pub failure: Failure,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        Failed { cause: "failure", failure }
+    }
+}
+
+impl Failed {
+    fn again(cause: &'static str, reason: String) -> Failed {
+        Failed { cause, failure: Failure::Retry { reason, after: None } }
+    }
+}
 
 /// Under which task and incarnation a call was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +127,7 @@ impl Calls for RuntimeCalls {
         match first {
             Ok(Ok(verdict)) => {
                 metrics::handler_duration(begun.elapsed());
-                Some(verdict)
+                Some(verdict.map_err(Failed::from))
             }
             Ok(Err(pending)) => {
                 let call = call();
@@ -128,16 +149,16 @@ impl Calls for RuntimeCalls {
 
 async fn finish(pending: Call, call: CallId, timeout: Duration, begun: Instant, finished: Sender<Finished>) {
     let verdict = match tokio::time::timeout(timeout, AssertUnwindSafe(pending).catch_unwind()).await {
-        Ok(Ok(verdict)) => verdict,
+        Ok(Ok(verdict)) => verdict.map_err(Failed::from),
         Ok(Err(panic)) => Err(panicked(panic.as_ref())),
-        Err(_) => Err(Failure::Retry { reason: format!("not done within handler.timeout = {timeout:?}"), after: None }),
+        Err(_) => Err(Failed::again("timeout", format!("not done within handler.timeout = {timeout:?}"))),
     };
     metrics::handler_duration(begun.elapsed());
     // The engine is gone: the event is not done and will run again.
     let _ = finished.send(Finished { call, verdict });
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Failed {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    Failure::Retry { reason: format!("the handler panicked: {}", text.unwrap_or("no message")), after: None }
+    Failed::again("panic", format!("the handler panicked: {}", text.unwrap_or("no message")))
 }

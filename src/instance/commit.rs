@@ -1,6 +1,6 @@
-//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, dead
-//! letters, progress and positions, together or not at all (protocol P1). Without transactions:
-//! `acknowledged.rs` (C5 to C8).
+//! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, output records,
+//! dead letters, progress and positions, together or not at all (protocol P1).
+//! Without transactions: `acknowledged.rs` (C5 to C8).
 //!
 //! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
 //! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
@@ -9,8 +9,9 @@
 //!     loss of partitions was told between its composition and that membership (protocol P2).
 
 mod acknowledged;
+mod mark;
 
-use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,55 +27,24 @@ use crate::log::{
     Append, Appender, CommitError, Headers, Log, LogError, Member, Membership, NewRecord, OffsetCommit, Producer,
     Receipt, TopicPartition, Transaction,
 };
+use crate::metrics;
+use crate::output::Output;
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
-use crate::topics::Topics;
+use crate::topics::{self, Topics};
 use acknowledged::Acknowledged;
+pub use mark::{FORMAT, Mark};
 
 /// The pause between tries while the log does not answer.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
+const DENIED: Duration = Duration::from_secs(1);
+
 /// How long the membership of a newer generation is waited for: the group tells it at the end of a
 /// rebalance, and nothing of a revoke goes on before the transaction is decided.
 const NEWER_WITHIN: Duration = Duration::from_secs(3);
-
-/// The metadata of a committed position (protocol P5): who committed it, in which commit, where its
-/// owner answers, and whether it was given back in good order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The transactional id.
-    pub producer: String,
-    /// Rises with each commit of the id; 0 is the claim of a partition.
-    pub number: u64,
-    /// `host:port` of the owner's HTTP side.
-    pub address: String,
-    /// The owner gave the partition back: nothing of its transactions can be open.
-    pub released: bool,
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = if self.address.is_empty() { "-" } else { &self.address };
-        write!(f, "{} {} {address}", self.producer, self.number)?;
-        if self.released { f.write_str(" released") } else { Ok(()) }
-    }
-}
-
-impl Mark {
-    /// Reads metadata; `None` when it is not ours.
-    pub fn parse(metadata: &str) -> Option<Mark> {
-        let mut words = metadata.split(' ');
-        let (producer, number, address) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-        let released = match words.next() {
-            None => false,
-            Some("released") => true,
-            Some(_) => return None,
-        };
-        let address = if address == "-" { String::new() } else { address.to_owned() };
-        Some(Mark { producer: producer.to_owned(), number, address, released })
-    }
-}
 
 /// One transaction's content as the engine has it; what costs is encoded by the committer.
 #[derive(Debug)]
@@ -112,6 +82,7 @@ pub struct Current {
     state: Mutex<(u64, Option<Membership>)>,
     /// How long a newer membership is waited for.
     patience: Duration,
+    revoking: AtomicBool,
 }
 
 impl Default for Current {
@@ -123,7 +94,7 @@ impl Default for Current {
 impl Current {
     /// One whose newer memberships are waited for at most so long.
     pub fn patient(patience: Duration) -> Current {
-        Current { state: Mutex::default(), patience }
+        Current { state: Mutex::default(), patience, revoking: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, (u64, Option<Membership>)> {
@@ -132,6 +103,7 @@ impl Current {
 
     /// The group has a new generation, in which everything not lost is still owned.
     pub fn renew(&self, membership: &Membership) {
+        self.revoking.store(false, Ordering::Release);
         self.state().1 = Some(membership.clone());
     }
 
@@ -139,6 +111,16 @@ impl Current {
     pub fn lose(&self) {
         let mut current = self.state();
         *current = (current.0 + 1, None);
+    }
+
+    /// A revoke waits for the transaction under way.
+    pub fn revoke(&self) {
+        self.revoking.store(true, Ordering::Release);
+    }
+
+    /// Whether a revoke may be waiting.
+    fn is_revoking(&self) -> bool {
+        self.revoking.load(Ordering::Acquire)
     }
 
     /// How often partitions were lost so far.
@@ -167,6 +149,9 @@ impl Current {
     }
 }
 
+/// Takes why nothing can be committed; `None` = it can be again, or is not tried any more.
+pub type Report = Box<dyn Fn(Option<LogError>) + Send>;
+
 /// How ids of producers without transactions end: nothing of theirs can be open.
 pub const PLAIN: &str = "-plain";
 
@@ -192,6 +177,10 @@ pub struct Setup {
     pub member: Arc<dyn Member>,
     /// The membership of now.
     pub current: Arc<Current>,
+    /// The output topic, where there is one.
+    pub output: Option<Output>,
+    /// Tells why nothing can be committed.
+    pub report: Report,
 }
 
 /// What a committer appends with, by `processing.guarantee`.
@@ -235,20 +224,34 @@ struct Transactional {
 impl Committer for Transactional {
     fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         let number = work.number;
-        let mut transaction = compose(&self.setup.topics, work);
+        let mut transaction = compose(&self.setup.topics, self.setup.output.as_ref(), work);
         let reason = loop {
             match self.producer.commit(&transaction) {
-                Ok(receipt) => return Ended::Committed(receipt),
-                Err(CommitError::Aborted(reason)) => return Ended::Aborted(reason),
+                Ok(receipt) => {
+                    (self.setup.report)(None);
+                    return Ended::Committed(receipt);
+                }
+                // Nothing of it is wrong: it waits here, complete, until it is let in. A revoke does not wait with it.
+                Err(CommitError::Unauthorized(reason)) => {
+                    (self.setup.report)(Some(LogError::Unauthorized(reason.clone())));
+                    std::thread::sleep(DENIED);
+                    if stop() || self.setup.current.is_revoking() || self.setup.current.losses() != losses {
+                        (self.setup.report)(None);
+                        return aborted("refused", reason);
+                    }
+                }
+                Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
                 Err(CommitError::Stale(reason)) => match self.setup.current.newer(&transaction.membership, losses) {
                     Some(membership) => transaction.membership = membership,
-                    None => return Ended::Aborted(reason),
+                    None => return aborted("rebalance", reason),
                 },
                 Err(CommitError::Fenced(reason)) => {
-                    let _ = self.recover(stop);
-                    return Ended::Aborted(reason);
+                    // Certainly not committed: a revoke need not wait until the producer is usable again.
+                    let current = Arc::clone(&self.setup.current);
+                    let _ = self.recover(&|| stop() || current.is_revoking());
+                    return aborted("fenced", reason);
                 }
                 Err(CommitError::Unknown(reason)) => break reason,
             }
@@ -256,7 +259,7 @@ impl Committer for Transactional {
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
         match self.recover(stop).and_then(|()| self.decide(number, &transaction.offsets, stop)) {
             Some(true) => Ended::Committed(Receipt::default()),
-            Some(false) | None => Ended::Aborted(reason),
+            Some(false) | None => aborted("unknown", reason),
         }
     }
 }
@@ -265,12 +268,15 @@ impl Transactional {
     /// C3. When it returns the markers of every earlier transaction of this id are written.
     fn recover(&mut self, stop: &dyn Fn() -> bool) -> Option<()> {
         while let Err(error) = self.producer.recover() {
-            tracing::warn!(%error, "no new producer yet");
+            let pause = if matches!(error, LogError::Unauthorized(_)) { DENIED } else { RETRY };
+            (self.setup.report)(Some(error));
+            std::thread::sleep(pause);
             if stop() {
+                (self.setup.report)(None);
                 return None;
             }
-            std::thread::sleep(RETRY);
         }
+        (self.setup.report)(None);
         Some(())
     }
 
@@ -297,10 +303,13 @@ impl Transactional {
 }
 
 /// What the work appends and commits.
-fn compose(topics: &Topics, work: Work) -> Transaction {
+fn compose(topics: &Topics, output: Option<&Output>, work: Work) -> Transaction {
     let mut outbox = work.outbox;
     let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
     let mut appends = outbox.into_appends(topics);
+    if let Some(output) = output {
+        appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
+    }
     appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
         let records = changelog_records(&entries, bookkeeping);
         (!records.is_empty()).then(|| Append { to: TopicPartition::new(&topics.changelog, partition), records })
@@ -314,6 +323,12 @@ fn compose(topics: &Topics, work: Work) -> Transaction {
         appends.push(Append { to: TopicPartition::new(&topics.progress, 0), records });
     }
     Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
+}
+
+/// `word` is the reason in the metrics.
+fn aborted(word: &'static str, reason: String) -> Ended {
+    metrics::aborted(word);
+    Ended::Aborted(reason)
 }
 
 /// Of each key only the last entry of the transaction, then the bookkeeping.
@@ -332,22 +347,6 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
 }
 
 fn progress_record(progress: &proto::Progress) -> NewRecord {
-    let headers: Headers = vec![(changelog::KIND.to_owned(), Bytes::from_static(b"counts"))];
+    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(counts::COUNTS))];
     NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_read_back() {
-        for (address, released) in [("127.0.0.1:8080", false), ("", true)] {
-            let mark = Mark { producer: "app-x-1".into(), number: 9, address: address.into(), released };
-            assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
-        }
-        for foreign in ["", "a", "a 1", "a x b", "a 1 b c"] {
-            assert_eq!(Mark::parse(foreign), None, "{foreign:?}");
-        }
-    }
 }

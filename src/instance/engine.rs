@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::calls::{CallId, Calls, Finished, Verdict};
+use super::calls::{CallId, Calls, Failed, Finished, Verdict};
 use super::commit::{Ended, Work};
 use super::opening::OpenError;
 use super::view::Totals;
@@ -408,10 +408,12 @@ impl<C: Calls> Engine<C> {
             Ok(outcome) => {
                 self.composing.touch(&self.membership);
                 let outbox = &mut self.composing.outbox;
-                execute::succeed(&queued.event, superseded, outcome, attempts, &config.cascade, outbox)
+                execute::succeed(&queued.event, superseded, outcome, attempts, config, outbox)
             }
-            Err(Failure::Retry { reason, after }) if attempts < config.handler.retry.attempts => {
-                metrics::handler_retried("failure");
+            Err(Failed { cause, failure: Failure::Retry { reason, after } })
+                if attempts < config.handler.retry.attempts =>
+            {
+                metrics::handler_retried(cause);
                 let due = now + after.unwrap_or_default().min(LONGEST_WAIT).max(self.backoff(attempts));
                 let Some(task) = self.tasks.get_mut(&partition) else { return false };
                 self.retries.push(Reverse((due, partition, task.incarnation, queued.event.event.key.clone())));
@@ -420,8 +422,8 @@ impl<C: Calls> Engine<C> {
                 task.queue.back_off(Queued { event: queued.event.detached(), ..queued });
                 return true;
             }
-            Err(failure) => {
-                let reason = match failure {
+            Err(failed) => {
+                let reason = match failed.failure {
                     Failure::Retry { reason, .. } => Reason::new(Cause::Exhausted, reason),
                     Failure::Reject { code, message } => Reason { cause: Cause::Rejected, exception: code, message },
                 };

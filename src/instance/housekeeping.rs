@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clock;
 use crate::config::Config;
 use crate::instance::engine::ThreadStatus;
-use crate::instance::topology::source_partitions;
+use crate::instance::topology::{Wanted, source_partitions};
+use crate::instance::view::TaskState;
 use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
 use crate::topics::Topics;
@@ -25,8 +26,8 @@ pub(super) struct House<'a> {
     pub(super) look: &'a dyn Fn() -> Option<ThreadStatus>,
     /// Takes where a partition ends.
     pub(super) end: &'a dyn Fn(&TopicPartition, i64),
-    /// Takes what is wrong with the log; `None` = nothing.
-    pub(super) report: &'a dyn Fn(Option<String>),
+    /// Takes what of the log, and what is wrong with it; `None` = nothing.
+    pub(super) report: &'a dyn Fn(&str, Option<String>),
     /// Takes the partitions that the source topics have now.
     pub(super) tell_sources: &'a dyn Fn(Vec<TopicPartition>),
     /// Whether the instance stops.
@@ -38,6 +39,7 @@ pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, house: &
     let House { look, end, report, tell_sources, stopping } = house;
     let tasks = (0..config.processing.partitions).map(|partition| TopicPartition::new(&topics.repartition, partition));
     let tasks: Vec<_> = tasks.collect();
+    let wanted = Wanted::of(config, topics);
     let (mut purged, mut measured) = (clock::now(), clock::now());
     while !stopping() {
         std::thread::sleep(STEP);
@@ -48,23 +50,36 @@ pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, house: &
         if measured.elapsed() >= MEASURE {
             tell_restores(&status);
         }
-        let result = match config.processing.repartition_purge {
+        let (what, result) = match config.processing.repartition_purge {
             Some(interval) if purged.elapsed() >= interval => {
                 purged = clock::now();
-                purge(log.as_ref(), &config.application.id, &tasks)
+                ("purge", purge(log.as_ref(), &config.application.id, &tasks))
             }
             _ if measured.elapsed() >= MEASURE => {
                 measured = clock::now();
-                source_partitions(log.as_ref(), topics).and_then(|sources| {
+                // A right that is missing where nothing is on its way would not be noticed otherwise, nor its return.
+                let answered = wanted.check(log.as_ref()).and_then(|()| {
+                    let sources = source_partitions(log.as_ref(), topics)?;
                     let all: Vec<_> = tasks.iter().chain(&sources).cloned().collect();
                     tell_sources(sources);
                     measure(log.as_ref(), &config.application.id, &all, *end)
-                })
+                });
+                ("log", answered)
             }
             _ => continue,
         };
-        // What the log just did it can do: an earlier trouble with it is over.
-        report(result.err().map(|error| format!("the log does not answer as it should: {error}")));
+        // What the log just did it can do: an earlier trouble with it is over. So is one that the member has told, or it
+        // tells it again.
+        if what == "log" && result.is_ok() {
+            report("group", None);
+        }
+        report(
+            what,
+            result.err().map(|error| match error {
+                LogError::Unauthorized(text) => text,
+                error => format!("the log does not answer as it should: {error}"),
+            }),
+        );
     }
 }
 
@@ -80,8 +95,12 @@ fn tell_restores(status: &Option<ThreadStatus>) {
 
 fn tell(status: &ThreadStatus) {
     metrics::in_flight(status.running);
+    metrics::buffered(status.buffered_bytes);
     metrics::store_size(status.store_size.0, status.store_size.1);
-    let mut counts = BTreeMap::from([(("task", "running"), 0), (("task", "restoring"), 0), (("source", "running"), 0)]);
+    // A gauge keeps its value: what there is none of any more has to be told, too.
+    let states = [TaskState::Restoring, TaskState::Running, TaskState::Closing].map(TaskState::as_str);
+    let kinds = ["task", "source"].into_iter().flat_map(|role| states.map(|state| ((role, state), 0)));
+    let mut counts = BTreeMap::from_iter(kinds);
     for task in &status.tasks {
         *counts.entry((task.role, task.state.as_str())).or_default() += 1;
         if task.role == "task" {

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::changelog::ReadError;
 use crate::clock;
 use crate::config::{self, StampSource};
-use crate::instance::commit::{Mark, PLAIN};
+use crate::instance::commit::{self, Mark, PLAIN};
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
 use crate::progress::{History, Until};
 use crate::sequencer::order;
@@ -22,11 +23,14 @@ use crate::topics::Topics;
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The pause at first: a store that another thread has just given back is free in a moment.
+/// The pause while a store is in use: one that another thread has just given back is free in a moment.
 const SOON: Duration = Duration::from_millis(5);
 
 /// After this long a store that is still in use is reported.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
+const DENIED: Duration = Duration::from_secs(1);
 
 /// After this long a partition that does not become stable is reported (protocol P14).
 const STABLE_WITHIN: Duration = Duration::from_secs(15);
@@ -82,6 +86,16 @@ impl Opener {
     ) -> Result<Vec<i64>, OpenError> {
         // 1. The last decided positions tell who owned the partitions (P6a).
         let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
+        for (of, committed) in partitions.iter().zip(&last).filter_map(|(of, last)| Some((of, last.as_ref()?))) {
+            if let Some(format) = Mark::newer(&committed.metadata) {
+                return Err(OpenError::Fatal(format!(
+                    "{of}: the group's position {} was committed with metadata of format {format}, this build reads {}: \
+                     use the version that wrote it",
+                    committed.position,
+                    commit::FORMAT
+                )));
+            }
+        }
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
         let dead: BTreeSet<String> = marks
             .filter(|mark| !mark.released && mark.producer != self.mark.producer && !mark.producer.ends_with(PLAIN))
@@ -139,7 +153,11 @@ impl Opener {
         };
         let begun = clock::now();
         loop {
-            match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
+            // A newer opening of the partition may have its store already.
+            if !valid() {
+                return Err(OpenError::Moved);
+            }
+            let pause = match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
                 Ok(restored) => {
                     (self.report)(&changelog, None);
                     return Ok(restored);
@@ -147,19 +165,20 @@ impl Opener {
                 Err(RestoreError::Unwanted) => return Err(OpenError::Moved),
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
                 // Another thread of this instance has given the partition back and is not quite through with it.
-                Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => {}
+                Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => SOON,
                 Err(error) => {
                     if let RestoreError::Store(StoreError::Corrupted(..)) = &error {
                         tracing::warn!(%error, "the store is set aside and restored");
                         let _ = self.stores.wipe(partition);
                     }
                     (self.report)(&changelog, Some(format!("restoring {changelog}: {error}")));
+                    match error {
+                        RestoreError::Changelog(ReadError::Log(LogError::Unauthorized(_))) => DENIED,
+                        _ => RETRY,
+                    }
                 }
-            }
-            if !valid() {
-                return Err(OpenError::Moved);
-            }
-            std::thread::sleep(if begun.elapsed() < RETRY { SOON } else { RETRY });
+            };
+            std::thread::sleep(pause);
         }
     }
 
@@ -207,6 +226,7 @@ impl Opener {
     ) -> Result<T, OpenError> {
         let begun = clock::now();
         loop {
+            let mut pause = RETRY;
             match call() {
                 Ok(done) => {
                     (self.report)(of, None);
@@ -217,12 +237,17 @@ impl Opener {
                     return Err(OpenError::Fatal(format!("opening {of}: {error}")));
                 }
                 Err(LogError::Unstable(_)) if begun.elapsed() < STABLE_WITHIN => {}
-                Err(error) => (self.report)(of, Some(format!("opening {of}: {error}"))),
+                Err(error) => {
+                    if matches!(error, LogError::Unauthorized(_)) {
+                        pause = DENIED;
+                    }
+                    (self.report)(of, Some(format!("opening {of}: {error}")));
+                }
             }
             if !valid() {
                 return Err(OpenError::Moved);
             }
-            std::thread::sleep(RETRY);
+            std::thread::sleep(pause);
         }
     }
 }

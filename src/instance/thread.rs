@@ -1,6 +1,7 @@
 //! An engine thread with the threads that wait on its behalf: the member's, the committer's, the
 //! flusher's and, while partitions are opened, theirs.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use super::commit::{Committer, Current, Mark, Means, Setup, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
 use super::judging::Judge;
 use super::opening::{OpenError, Opener};
-use super::topology::{self, Topology};
+use super::topology::{self, Topology, Wanted};
 use crate::clock;
 use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use crate::metrics;
@@ -66,6 +67,18 @@ impl EngineThread {
         let left = Arc::new(AtomicBool::new(false));
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
+        let wanted = Wanted::of(&setting.config, &setting.topics);
+        let (ask, told) = (Arc::clone(&log), inputs_in.clone());
+        let is_told = Cell::new(false);
+        let report_commits = move |why: Option<LogError>| {
+            if is_told.replace(why.is_some()) || why.is_some() {
+                let why = why.map(|error| match wanted.explained(ask.as_ref(), error) {
+                    LogError::Unauthorized(why) => why,
+                    error => format!("no new producer yet: {error}"),
+                });
+                drop(told.send(Input::Trouble("commit".into(), why)));
+            }
+        };
         let mut join = topology::join(&setting.config, &setting.topics);
         let name = setting.thread;
         join.client_id = format!("{}-{name}", join.client_id);
@@ -78,6 +91,8 @@ impl EngineThread {
             producer_id: setting.producer_id.clone(),
             member: Arc::clone(&member),
             current: Arc::clone(&current),
+            output: topology.output,
+            report: Box::new(report_commits),
         });
         let report = inputs_in.clone();
         let judge = Judge {
@@ -302,6 +317,7 @@ impl Surroundings {
         match input {
             Input::Member(MemberEvent::Assigned { membership, .. }) => self.current.renew(membership),
             Input::Member(MemberEvent::Revoked { lost: true, .. }) => self.current.lose(),
+            Input::Member(MemberEvent::Revoked { lost: false, .. }) => self.current.revoke(),
             _ => {}
         }
     }

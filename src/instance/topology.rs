@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Config, LogKind, StampSource};
-use crate::log::{Join, Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::log::{Join, Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
+use crate::output::Output;
 use crate::progress::{History, Until};
 use crate::topics::Topics;
 
@@ -30,17 +31,16 @@ pub struct Topology {
     pub changelog_id: String,
     /// The changelog's `delete.retention.ms`, in milliseconds.
     pub delete_retention_ms: i64,
+    /// The output topic as it is, if one is set.
+    pub output: Option<Output>,
 }
+
+/// Kafka's own default for `max.message.bytes`: the longest records that are written stay below it.
+pub const RECORD_BYTES: i64 = 1_048_588;
 
 /// The internal topics as they have to be.
 pub fn internal_topics(config: &Config, topics: &Topics) -> Vec<NewTopic> {
-    let factor = config.processing.replication_factor;
-    let topic = |name: &Arc<str>, partitions, settings: &[(&str, &str)]| NewTopic {
-        name: name.to_string(),
-        partitions,
-        replication_factor: (factor > 0).then_some(factor),
-        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-    };
+    let topic = |name: &Arc<str>, partitions, settings: &[(&str, &str)]| new_topic(config, name, partitions, settings);
     let partitions = config.processing.partitions;
     let forever: &[(&str, &str)] = &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
     // A dead letter has to fit with its headers wherever its record came from.
@@ -71,12 +71,81 @@ pub fn join(config: &Config, topics: &Topics) -> Join {
     }
 }
 
+/// The output topic as it is made when it is missing, if one is set. One that is there is the user's.
+pub fn output_topic(config: &Config) -> Option<NewTopic> {
+    let name = &config.output.topic;
+    let compacted = [("cleanup.policy", "compact")];
+    (!name.is_empty()).then(|| new_topic(config, name, config.processing.partitions, &compacted))
+}
+
+fn new_topic(config: &Config, name: &str, partitions: i32, settings: &[(&str, &str)]) -> NewTopic {
+    let factor = config.processing.replication_factor;
+    NewTopic {
+        name: name.to_owned(),
+        partitions,
+        replication_factor: (factor > 0).then_some(factor),
+        settings: settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    }
+}
+
+/// What an instance has to be allowed.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    group: String,
+    topics: Vec<(Arc<str>, &'static [Operation])>,
+}
+
+impl Wanted {
+    /// By an instance with this configuration.
+    pub fn of(config: &Config, topics: &Topics) -> Wanted {
+        use Operation::{Delete, DescribeConfigs, Read, Write};
+        const OWN: &[Operation] = &[DescribeConfigs, Read, Write];
+        let purges = config.processing.repartition_purge.is_some();
+        let repartition: &[Operation] = if purges { &[DescribeConfigs, Read, Write, Delete] } else { OWN };
+        let own = [
+            (&topics.repartition, repartition),
+            (&topics.changelog, OWN),
+            (&topics.dead_letter, OWN),
+            (&topics.progress, OWN),
+        ];
+        let order = (config.source.stamp == StampSource::Arrival).then_some((&topics.order, OWN));
+        let sources = topics.sources.iter().map(|name| (name, &[DescribeConfigs, Read][..]));
+        let own = sources.chain(own).chain(order).map(|(name, operations)| (Arc::clone(name), operations));
+        let output = (!config.output.topic.is_empty()).then(|| Arc::from(config.output.topic.as_str()));
+        let topics = own.chain(output.map(|name| (name, &[DescribeConfigs, Write][..]))).collect();
+        Wanted { group: config.application.id.clone(), topics }
+    }
+
+    /// Asks the log.
+    ///
+    /// # Errors
+    /// [`LogError::Unauthorized`] with all that is missing.
+    pub fn check(&self, log: &dyn Log) -> Result<(), LogError> {
+        let topics: Vec<(&str, &[Operation])> =
+            self.topics.iter().map(|(name, operations)| (&**name, *operations)).collect();
+        log.check_rights(&self.group, &topics)
+    }
+
+    /// The error; where something is not allowed, with all that is missing as far as the log tells it.
+    pub fn explained(&self, log: &dyn Log, error: LogError) -> LogError {
+        match error {
+            LogError::Unauthorized(why) => match self.check(log) {
+                Err(LogError::Unauthorized(all)) => LogError::Unauthorized(all),
+                _ => LogError::Unauthorized(why),
+            },
+            other => other,
+        }
+    }
+}
+
 /// Creates what is missing and checks the rest.
 pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topology, TopologyError> {
     let internal = internal_topics(config, topics);
     let names: Vec<&str> = internal.iter().map(|topic| topic.name.as_str()).collect();
     let sources: Vec<&str> = topics.sources.iter().map(|name| &**name).collect();
-    let mut found_sources = log.describe(&sources)?;
+    let wanted = Wanted::of(config, topics);
+    let described = |names: &[&str]| log.describe(names).map_err(|error| wanted.explained(log, error));
+    let mut found_sources = described(&sources)?;
     if config.log.kind == LogKind::Embedded && found_sources.iter().any(Option::is_none) {
         let missing = sources.iter().zip(&found_sources).filter(|(_, found)| found.is_none());
         let create = |(name, _): (&&str, _)| NewTopic {
@@ -86,22 +155,23 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
             settings: Vec::new(),
         };
         log.create(&missing.map(create).collect::<Vec<_>>())?;
-        found_sources = log.describe(&sources)?;
+        found_sources = described(&sources)?;
     }
     let (source_ids, source_partitions) = check_sources(config, &topics.sources, found_sources)?;
-    let found = log.describe(&names)?;
+    let found = described(&names)?;
     let missing: Vec<_> =
         internal.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(topic, _)| topic.clone()).collect();
     if !missing.is_empty() {
         log.create(&missing)?;
     }
-    let found = log.describe(&names)?;
+    let found = described(&names)?;
     for (wanted, found) in internal.iter().zip(&found) {
         let Some(found) = found else {
             return Err(LogError::Retriable(format!("topic {} is created and not visible yet", wanted.name)).into());
         };
         check_internal(wanted, found)?;
     }
+    wanted.check(log)?;
     let progress = TopicPartition::new(&topics.progress, 0);
     History::read(log, &progress, Until::Stable)?
         .allows(&config.source, &source_ids)
@@ -112,7 +182,43 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         source_partitions,
         changelog_id: changelog.id.clone(),
         delete_retention_ms: changelog.delete_retention_ms,
+        output: ensure_output(log, config)?,
     })
+}
+
+fn ensure_output(log: &dyn Log, config: &Config) -> Result<Option<Output>, TopologyError> {
+    let Some(wanted) = output_topic(config) else { return Ok(None) };
+    let name = wanted.name.clone();
+    let find = || Ok::<_, TopologyError>(log.describe(&[&name])?.pop().flatten());
+    let found = match find()? {
+        Some(found) => found,
+        None => {
+            log.create(&[wanted])?;
+            find()?.ok_or_else(|| LogError::Retriable(format!("topic {name} is created and not visible yet")))?
+        }
+    };
+    check_record_bytes(&found)?;
+    if !found.cleanup_policy.contains("compact") {
+        tracing::warn!(
+            "the output topic {name} has cleanup.policy = {:?}: who reads it from the beginning later than its \
+             retention misses keys that have not changed since",
+            found.cleanup_policy
+        );
+    }
+    Ok(Some(Output { topic: name.into(), partitions: found.partitions, format: config.output.format }))
+}
+
+/// A record that the topic does not take would fail every commit that has it.
+fn check_record_bytes(found: &TopicDescription) -> Result<(), TopologyError> {
+    if found.max_message_bytes >= RECORD_BYTES {
+        return Ok(());
+    }
+    let name = &found.name;
+    Err(TopologyError::Misconfigured(format!(
+        "topic {name:?} has max.message.bytes = {}, it must be at least {RECORD_BYTES}: alter it (kafka-configs.sh \
+         --alter --topic {name} --add-config max.message.bytes={RECORD_BYTES})",
+        found.max_message_bytes
+    )))
 }
 
 type Sources = (BTreeMap<Arc<str>, Arc<str>>, Vec<TopicPartition>);
@@ -173,5 +279,5 @@ fn check_internal(wanted: &NewTopic, found: &TopicDescription) -> Result<(), Top
             found.name, found.cleanup_policy, found.name
         )));
     }
-    Ok(())
+    check_record_bytes(found)
 }

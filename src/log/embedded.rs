@@ -88,6 +88,7 @@ impl EmbeddedLog {
     /// [`LogError::Fatal`] when another process owns it, or it cannot be written; the message says what to do.
     pub fn open(path: impl AsRef<Path>, options: EmbeddedOptions) -> Result<EmbeddedLog, LogError> {
         let folder = Folder::own(path.as_ref())?;
+        check_format(&folder, folder.format())?;
         let known = folder.id();
         let mut settings = settings();
         settings.create_if_missing(known.is_none());
@@ -107,6 +108,7 @@ impl EmbeddedLog {
     /// [`LogError::Fatal`] when there is no log.
     pub fn open_beside(path: impl AsRef<Path>) -> Result<EmbeddedLog, LogError> {
         let folder = Folder::beside(path.as_ref())?;
+        check_format(&folder, folder.format())?;
         let scratch = folder.scratch().unwrap_or(path.as_ref()).to_owned();
         let mut settings = settings();
         // The owner deletes files that it has compacted away: all are held open.
@@ -208,12 +210,9 @@ fn identify(db: &DB, folder: &Folder, known: Option<String>) -> Result<(), LogEr
         schema::decode_row::<MetaRow>(&meta)
             .ok_or_else(|| LogError::Fatal(format!("the log in {folder} is damaged: its first row cannot be read")))
     });
-    match (meta.transpose()?, known) {
-        (Some(meta), _) if meta.format != schema::FORMAT => Err(LogError::Fatal(format!(
-            "the log in {folder} has format {}, this version reads {}: use the version that wrote it, or another folder",
-            meta.format,
-            schema::FORMAT
-        ))),
+    let meta = meta.transpose()?;
+    check_format(folder, meta.as_ref().map(|meta| meta.format))?;
+    match (meta, known) {
         (Some(meta), Some(known)) if meta.id == known => Ok(()),
         (Some(meta), None) => folder.set_id(&meta.id),
         (None, None) => {
@@ -230,6 +229,16 @@ fn identify(db: &DB, folder: &Folder, known: Option<String>) -> Result<(), LogEr
             "the folder {folder} belongs to the log {known}, whose database is missing or was replaced: restore it, or name another folder"
         ))),
     }
+}
+
+/// A log of another format is refused; where none is told it is a new one.
+fn check_format(folder: &Folder, format: Option<u32>) -> Result<(), LogError> {
+    let Some(format) = format.filter(|format| *format != schema::FORMAT) else { return Ok(()) };
+    Err(LogError::Fatal(format!(
+        "the log in {folder} has format {format}, this version reads {}: use the version that wrote it, or another \
+         folder as log.path",
+        schema::FORMAT
+    )))
 }
 
 /// What an error of RocksDB means for the caller.

@@ -12,7 +12,9 @@ mod member;
 mod native;
 mod plain;
 mod producer;
+mod properties;
 mod reader;
+mod rights;
 mod settings;
 mod watch;
 
@@ -28,8 +30,8 @@ use producer::KafkaProducer;
 use reader::KafkaReader;
 
 use super::{
-    Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Producer, Reader,
-    TopicDescription, TopicPartition, Watermarks,
+    Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Operation, Producer,
+    Reader, TopicDescription, TopicPartition, Watermarks,
 };
 
 /// A Kafka cluster.
@@ -43,8 +45,9 @@ impl KafkaLog {
     /// Checks the properties and opens the handles; does not wait for a broker. [`LogError::Refused`] names a property
     /// that is not the user's to set, [`LogError::Fatal`] one that librdkafka does not take.
     pub fn connect(options: KafkaOptions) -> Result<KafkaLog, LogError> {
-        check_properties(&options.properties).map_err(LogError::Refused)?;
-        let options = Arc::new(options);
+        let properties = properties::read_files(&options.properties).map_err(LogError::Refused)?;
+        check_properties(&properties).map_err(LogError::Refused)?;
+        let options = Arc::new(KafkaOptions { properties, ..options });
         let questions = Arc::new(Questions::open(&options)?);
         Ok(KafkaLog { options, questions, appender: Mutex::new(None) })
     }
@@ -108,5 +111,9 @@ impl Log for KafkaLog {
 
     fn purge(&self, before: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         self.questions.purge(before)
+    }
+
+    fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+        self.questions.check_rights(group, topics)
     }
 }

@@ -36,6 +36,7 @@ fn kafka(config: &Config) -> Result<Arc<dyn Log>, LogError> {
     }
     let mut options = KafkaOptions::new(&config.kafka.bootstrap_servers);
     options.properties = config.kafka.properties.clone();
+    options.prefix = format!("{}-", config.application.id);
     if !config.application.instance_id.is_empty() {
         options.client_id = config.application.instance_id.clone();
     }

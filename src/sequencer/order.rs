@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::changelog::KIND;
-use crate::event::{DecodeError, FORMAT_VERSION};
+use crate::event::{DecodeError, check_version, unless_newer};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
 use crate::proto;
+use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);
@@ -81,10 +81,8 @@ pub fn records(runs: Vec<proto::Run>) -> Vec<NewRecord> {
 /// A record that cannot be read is fatal: a sequence would be given twice.
 pub fn decode(value: Option<Bytes>) -> Result<Vec<proto::Run>, DecodeError> {
     let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
-    let order = proto::Order::decode(value)?;
-    if order.format_version > FORMAT_VERSION {
-        return Err(DecodeError::Newer(order.format_version));
-    }
+    let order = proto::Order::decode(value.clone()).map_err(|error| unless_newer(error.into(), value))?;
+    check_version(u64::from(order.format_version))?;
     Ok(order.runs)
 }
 
@@ -98,8 +96,8 @@ pub fn read(log: &dyn Log, of: &TopicPartition, mut take: impl FnMut(proto::Run)
     while reader.position() < ends.high {
         for record in reader.next(POLL)? {
             let offset = record.offset;
-            let runs = decode(record.value)
-                .map_err(|error| LogError::Fatal(format!("{of} at offset {offset} is no order of events: {error}")))?;
+            let runs =
+                decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
             runs.into_iter().for_each(&mut take);
         }
     }

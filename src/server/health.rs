@@ -86,14 +86,22 @@ pub async fn startup(State(front): State<Front>, RawQuery(query): RawQuery) -> R
     responses((status = 200, body = Health), (status = 503, body = Health))
 )]
 pub async fn ready(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
+    answer("readyz", ready_checks(&front), query)
+}
+
+/// Whether `/readyz` answers 200.
+pub(super) fn is_ready(front: &Front) -> bool {
+    ready_checks(front).iter().all(|Check(_, wrong)| wrong.is_none())
+}
+
+fn ready_checks(front: &Front) -> Vec<Check> {
     let Ok(instance) = front.instance() else {
-        return answer("readyz", vec![Check("state", Some("the instance is stopping".into()))], query);
+        return vec![Check("state", Some("the instance is stopping".into()))];
     };
     let status = instance.status();
     let going = matches!(status.state, "stopping" | "failed").then(|| format!("the instance is {}", status.state));
     let troubles = (!status.troubles.is_empty()).then(|| status.troubles.join("; "));
-    let checks = vec![started(&front, status.state), Check("state", going), Check("troubles", troubles)];
-    answer("readyz", checks, query)
+    vec![started(front, status.state), Check("state", going), Check("troubles", troubles)]
 }
 
 fn started(front: &Front, state: &'static str) -> Check {

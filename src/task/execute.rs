@@ -5,15 +5,17 @@
 //! X3: whether it fails does not depend on its being superseded, which only timing decides.
 
 use crate::cause::Cause;
-use crate::config;
+use crate::config::{self, Config};
 use crate::counts::Count;
 use crate::dead_letter::Reason;
 use crate::entry::Entry;
 use crate::event::{Action, Event, MAX_KEY_BYTES, StampedEvent};
 use crate::handler::Outcome;
 use crate::log::outbox::{MAX_VALUE, Outbox};
+use crate::output;
 use crate::proto::Origin;
 
+use bytes::Bytes;
 use prost::Message;
 
 /// What an event left behind.
@@ -33,11 +35,13 @@ pub fn succeed(
     superseded: bool,
     outcome: Outcome,
     attempts: u32,
-    limits: &config::Cascade,
+    config: &Config,
     outbox: &mut Outbox,
 ) -> Executed {
     let entry = entry(event, outcome.value);
-    let children = match children(event, &entry, outcome.children, limits, outbox) {
+    let limits = &config.cascade;
+    let fits = fits(&event.event.key, &entry, &config.output);
+    let children = match fits.and_then(|()| children(event, outcome.children, limits, outbox)) {
         Ok(children) => children,
         Err(reason) => return refuse(event, attempts, &reason, outbox),
     };
@@ -75,25 +79,35 @@ pub fn skip(event: &StampedEvent, outbox: &mut Outbox) {
     outbox.counts.push(Count::consumed(&event.stamp, event.retry));
 }
 
-fn entry(event: &StampedEvent, value: Option<bytes::Bytes>) -> Entry {
+fn entry(event: &StampedEvent, value: Option<Bytes>) -> Entry {
     let action = event.event.action;
     let value = if action == Action::Remove { None } else { value };
     Entry { stamp: event.stamp.clone(), action, value, origin: event.origin.clone() }
+}
+
+/// Whether the entry fits into a record of the changelog, and of the output topic where there is one.
+fn fits(key: &Bytes, entry: &Entry, output: &config::Output) -> Result<(), Reason> {
+    let size = entry.weight();
+    if size > MAX_VALUE {
+        return Err(Reason::new(Cause::TooLarge, format!("the value takes {size} bytes; at most {MAX_VALUE} fit")));
+    }
+    if output.topic.is_empty() {
+        return Ok(());
+    }
+    let Some(size) = output::too_long(output.format, key, entry) else { return Ok(()) };
+    let most = output::MAX_OUTPUT;
+    let message = format!("the value takes {size} bytes on the output topic; at most {most} fit");
+    Err(Reason::new(Cause::TooLarge, message))
 }
 
 /// The children with their encoded values; `None` for one that is too deep. All are checked before
 /// the first is put anywhere.
 fn children(
     parent: &StampedEvent,
-    entry: &Entry,
     children: Vec<Event>,
     limits: &config::Cascade,
     outbox: &mut Outbox,
-) -> Result<Vec<(StampedEvent, Option<bytes::Bytes>)>, Reason> {
-    let size = entry.weight();
-    if size > MAX_VALUE {
-        return Err(Reason::new(Cause::TooLarge, format!("the value takes {size} bytes; at most {MAX_VALUE} fit")));
-    }
+) -> Result<Vec<(StampedEvent, Option<Bytes>)>, Reason> {
     if children.len() > limits.max_children {
         let message = format!("{} children; cascade.max_children = {}", children.len(), limits.max_children);
         return Err(Reason::new(Cause::TooManyChildren, message));
@@ -125,7 +139,7 @@ fn origin(event: &StampedEvent) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::config::OutputFormat;
 
     /// X3: a value that does not fit makes a dead letter of the event, early or late.
     #[test]
@@ -136,9 +150,29 @@ mod tests {
         for superseded in [false, true] {
             let mut outbox = Outbox::new(1);
             let outcome = Outcome { value: Some(vec![0; MAX_VALUE].into()), children: vec![child.clone()] };
-            let executed = succeed(&event, superseded, outcome, 1, &config::Cascade::default(), &mut outbox);
+            let executed = succeed(&event, superseded, outcome, 1, &Config::default(), &mut outbox);
             assert_eq!((executed, outbox.children), (Executed::Refused, 0), "superseded: {superseded}");
             assert_eq!((&outbox.causes[..], outbox.counts.len()), (&[Cause::TooLarge][..], 1));
+        }
+    }
+
+    /// X3, Y2: the value fits into the changelog; as JSON it is six times as long.
+    #[test]
+    fn a_value_that_does_not_fit_the_output_topic_fails_the_event_also_when_it_is_superseded() {
+        let event = Event { key: Bytes::from_static(b"a"), action: Action::Add, payload: None };
+        let event = StampedEvent { event, stamp: "1".parse().unwrap(), origin: Bytes::new(), retry: 0 };
+        let outcome = || Outcome { value: Some(vec![1; 200_000].into()), children: Vec::new() };
+        for (topic, format, fails) in
+            [("", OutputFormat::Json, false), ("out", OutputFormat::Protobuf, false), ("out", OutputFormat::Json, true)]
+        {
+            for superseded in [false, true] {
+                let config = Config { output: config::Output { topic: topic.into(), format }, ..Config::default() };
+                let mut outbox = Outbox::new(1);
+                let executed = succeed(&event, superseded, outcome(), 1, &config, &mut outbox);
+                assert_eq!(executed == Executed::Refused, fails, "{topic:?} {format:?}, superseded: {superseded}");
+                let causes: &[Cause] = if fails { &[Cause::TooLarge] } else { &[] };
+                assert_eq!(outbox.causes, causes);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::done::DoneSet;
+use crate::bookkeeping;
 use crate::changelog::{self, Change, ReadError};
 use crate::clock;
 use crate::entry::Entry;
@@ -59,7 +60,8 @@ impl RestoreError {
     pub fn is_fatal(&self) -> bool {
         match self {
             RestoreError::Changelog(ReadError::Log(LogError::Fatal(_) | LogError::Refused(_))) => true,
-            RestoreError::Changelog(ReadError::Record { .. }) | RestoreError::Bookkeeping(..) => true,
+            RestoreError::Changelog(ReadError::Record { .. } | ReadError::Newer { .. }) => true,
+            RestoreError::Bookkeeping(..) => true,
             RestoreError::Changelog(ReadError::Log(_)) | RestoreError::Store(_) | RestoreError::Unwanted => false,
         }
     }
@@ -135,7 +137,7 @@ fn unusable(checkpoint: &Checkpoint, ends: Watermarks, delete_retention_ms: i64)
 fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
     let Some(bytes) = store.bookkeeping()? else { return Ok(DoneSet::new(plan.committed)) };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);
-    let snapshot = changelog::decode_bookkeeping(bytes).map_err(|error| failed(error.to_string()))?;
+    let snapshot = bookkeeping::decode(bytes).map_err(|error| failed(error.to_string()))?;
     // A group's offsets expire (P23), and without transactions a commit may have ended between the two (C6).
     DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
         .ok_or_else(|| failed("its runs are not in order".into()))

@@ -3,6 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use prost::Message;
+use tidegate::bookkeeping;
+use tidegate::counts;
 use tidegate::entry::Entry;
 use tidegate::event::{Action, DecodeError, Event, FORMAT_VERSION, StampedEvent, encode_origin};
 use tidegate::proto;
@@ -137,6 +139,36 @@ proptest! {
             let _ = StampedEvent::decode(event.event.key.clone(), value);
         }
     }
+}
+
+#[test]
+fn bookkeeping_and_counts_ignore_later_fields_and_refuse_later_formats() {
+    let later = |message: Vec<u8>| Bytes::from([unknown_fields(), message].concat());
+    let snapshot = bookkeeping::encode(7, 5, &[1, 2]);
+    let read = bookkeeping::decode(later(snapshot.to_vec())).unwrap();
+    assert_eq!((read.position, read.done_base, &read.done_runs[..]), (7, 5, &[1, 2][..]));
+    assert_eq!(bookkeeping::decode(with_version(snapshot.to_vec(), 1)), Err(DecodeError::Newer(1)));
+    let counts = proto::Progress { last: true, ..Default::default() };
+    assert_eq!(counts::decode(later(counts.encode_to_vec())), Ok(counts.clone()));
+    assert_eq!(counts::decode(with_version(counts.encode_to_vec(), 1)), Err(DecodeError::Newer(1)));
+}
+
+/// A newer one is never taken for a broken one: events that cannot be read become dead letters.
+#[test]
+fn what_cannot_be_read_and_says_that_it_is_newer_is_newer() {
+    // Field 1 has one byte that is no message, and no number either.
+    let unreadable = with_version(vec![0x0a, 1, 0xff], 3);
+    let newer = DecodeError::Newer(3);
+    assert_eq!(StampedEvent::decode(Bytes::from_static(b"k"), unreadable.clone()), Err(newer));
+    assert_eq!(Entry::decode(unreadable.clone()), Err(DecodeError::Newer(3)));
+    assert_eq!(bookkeeping::decode(unreadable.clone()), Err(DecodeError::Newer(3)));
+    assert_eq!(counts::decode(unreadable.clone()), Err(DecodeError::Newer(3)));
+    // The same without the word about it.
+    let broken = unreadable.slice(..3);
+    assert!(matches!(StampedEvent::decode(Bytes::from_static(b"k"), broken.clone()), Err(DecodeError::Malformed(_))));
+    assert!(matches!(Entry::decode(broken.clone()), Err(DecodeError::Malformed(_))));
+    assert!(matches!(bookkeeping::decode(broken.clone()), Err(DecodeError::Malformed(_))));
+    assert!(matches!(counts::decode(broken), Err(DecodeError::Malformed(_))));
 }
 
 #[test]

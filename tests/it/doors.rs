@@ -89,6 +89,8 @@ fn commands_bring_the_token() {
     let said = instance.command(&["tasks", "--token-file", "/no/such/file"]).failed(2);
     assert!(said.contains("/no/such/file"), "{said}");
     instance.command(&["tasks", "--token", "a b"]).failed(2);
+    let said = run(folder.path(), &["run", "--listen", "127.0.0.1:0", "--token", TOKEN]).failed(2);
+    assert!(said.contains("server.token_file"), "{said}");
 }
 
 #[test]

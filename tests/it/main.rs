@@ -2,14 +2,18 @@
 
 mod cli;
 mod codec;
+mod configuration;
+mod docs;
 mod doors;
 mod embedded_log;
 mod engine;
 mod guarantee;
 mod http;
+mod monitoring;
 mod openapi;
 mod running;
 mod several;
 mod stamp;
 mod threads;
 mod tidy;
+mod upgrade;

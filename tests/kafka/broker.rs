@@ -1,11 +1,12 @@
 //! A real Kafka broker of one node for the tests: own ports, own folder, gone with the test.
 
+use std::fmt::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,9 +15,23 @@ use anyhow::{Context, Result, ensure};
 pub struct Broker {
     folder: Option<tempfile::TempDir>,
     lib: PathBuf,
-    port: u16,
+    ports: Vec<(&'static str, u16)>,
     process: Mutex<Option<Child>>,
 }
+
+/// What a broker has beside a listener for everybody.
+#[derive(Default)]
+pub struct Extras {
+    /// Names and protocols of further listeners.
+    pub listeners: &'static [(&'static str, &'static str)],
+    /// Lines of its settings.
+    pub settings: String,
+    /// Names and passwords for SCRAM-SHA-512.
+    pub users: Vec<(String, String)>,
+}
+
+/// The listener for everybody.
+pub const OPEN: &str = "PLAINTEXT";
 
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
@@ -56,35 +71,56 @@ pub fn spawn(mut command: Command) -> Result<Child> {
     Ok(child.recv()??)
 }
 
-static SHARED: OnceLock<Broker> = OnceLock::new();
+static SHARED: Mutex<Vec<&Broker>> = Mutex::new(Vec::new());
 
 extern "C" fn end_shared() {
-    if let Some(broker) = SHARED.get() {
+    for broker in SHARED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         broker.kill();
         let _ = std::fs::remove_dir_all(broker.path());
     }
 }
 
-/// The broker of all tests that do not hurt it.
-pub fn shared() -> &'static Broker {
-    SHARED.get_or_init(|| {
+/// Keeps a broker until the process ends.
+pub fn keep(broker: Broker) -> &'static Broker {
+    let broker: &Broker = Box::leak(Box::new(broker));
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.is_empty() {
         // SAFETY: the handler uses only what lives until the process ends.
         unsafe { libc::atexit(end_shared) };
-        Broker::start().expect("the tests need a broker")
-    })
+    }
+    shared.push(broker);
+    broker
+}
+
+/// The broker of all tests that do not hurt it.
+pub fn shared() -> &'static Broker {
+    static BROKER: OnceLock<&Broker> = OnceLock::new();
+    BROKER.get_or_init(|| keep(Broker::start().expect("the tests need a broker")))
 }
 
 impl Broker {
     /// Installs what is needed, formats a folder and starts.
     pub fn start() -> Result<Broker> {
+        Broker::start_with(Extras::default())
+    }
+
+    /// The same with more than that.
+    pub fn start_with(extras: Extras) -> Result<Broker> {
         let lib = installed()?;
         let folder = tempfile::Builder::new().prefix("tidegate-kafka-").tempdir()?;
-        let (port, controller) = (free_port()?, free_port()?);
+        let controller = free_port()?;
+        let (mut ports, mut listeners, mut protocols) = (Vec::new(), String::new(), "CONTROLLER:PLAINTEXT".to_owned());
+        for (name, protocol) in [(OPEN, OPEN)].iter().chain(extras.listeners) {
+            let port = free_port()?;
+            write!(listeners, "{name}://127.0.0.1:{port},")?;
+            write!(protocols, ",{name}:{protocol}")?;
+            ports.push((*name, port));
+        }
         let settings = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={data}\n\
+             listeners={listeners}CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={advertised}\n\
+             controller.listener.names=CONTROLLER\ninter.broker.listener.name={OPEN}\n\
+             listener.security.protocol.map={protocols}\nlog.dirs={data}\n{more}\
              auto.create.topics.enable=false\ndelete.topic.enable=true\ngroup.initial.rebalance.delay.ms=0\n\
              group.min.session.timeout.ms=1000\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=1000\n\
              offsets.topic.num.partitions=4\noffsets.topic.replication.factor=1\n\
@@ -92,11 +128,16 @@ impl Broker {
              transaction.state.log.min.isr=1\nlog.retention.check.interval.ms=1000\nlog.cleaner.backoff.ms=500\n\
              num.network.threads=2\nnum.io.threads=4\nlog.flush.scheduler.interval.ms=9223372036854775807\n",
             data = folder.path().join("data").display(),
+            advertised = listeners.trim_end_matches(','),
+            more = extras.settings,
         );
         std::fs::write(folder.path().join("server.properties"), settings)?;
-        let broker = Broker { folder: Some(folder), lib, port, process: Mutex::new(None) };
-        let format =
-            broker.java("kafka.tools.StorageTool", &["format", "-t", "dGlkZWdhdGUtdGVzdHMtMQ", "-c"])?.status()?;
+        let broker = Broker { folder: Some(folder), lib, ports, process: Mutex::new(None) };
+        let users = extras.users.iter().map(|(name, word)| format!("SCRAM-SHA-512=[name={name},password={word}]"));
+        let users: Vec<String> = users.flat_map(|user| ["--add-scram".to_owned(), user]).collect();
+        let mut arguments = vec!["format", "-t", "dGlkZWdhdGUtdGVzdHMtMQ"];
+        arguments.extend(users.iter().map(String::as_str).chain(["-c"]));
+        let format = broker.java("kafka.tools.StorageTool", &arguments)?.status()?;
         ensure!(format.success(), "the folder could not be formatted:\n{}", broker.log());
         broker.restart()?;
         Ok(broker)
@@ -119,7 +160,13 @@ impl Broker {
 
     /// `host:port` for clients.
     pub fn servers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.servers_of(OPEN)
+    }
+
+    /// `host:port` of one of its listeners.
+    pub fn servers_of(&self, listener: &str) -> String {
+        let (_, port) = self.ports.iter().find(|(name, _)| *name == listener).expect("a listener of it");
+        format!("127.0.0.1:{port}")
     }
 
     /// What the broker has printed.
@@ -131,7 +178,7 @@ impl Broker {
     pub fn restart(&self) -> Result<()> {
         let mut process = spawn(self.java("kafka.Kafka", &[])?)?;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while TcpStream::connect(self.servers()).is_err() {
             ensure!(process.try_wait()?.is_none(), "the broker has ended:\n{}", self.log());
             ensure!(Instant::now() < deadline, "the broker does not open its port:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));

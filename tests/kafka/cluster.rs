@@ -1,12 +1,14 @@
 //! Instances on a real broker: they join, leave and die under load, and what they leave behind is the serial
 //! reference's, each event's outcome exactly once.
 
-mod app;
-mod check;
+pub mod app;
+pub mod check;
 mod fresh;
 mod guarantees;
-mod load;
+pub mod load;
+mod output;
 mod refusals;
+mod sources;
 mod woken;
 
 use std::time::{Duration, Instant};

@@ -275,7 +275,7 @@ fn unknown_topics_and_refused_records_are_told() {
 
 #[test]
 fn s1_properties_of_the_product_are_refused_by_name() {
-    let with = |name: &str| check_properties(&[(name.to_owned(), "x".to_owned())].into());
+    let with = |name: &str| check_properties(&[(name.to_owned(), "x".into())].into());
     for name in ["isolation.level", "transactional.id", "auto.offset.reset", "group.id", "enable.auto.commit", "acks"] {
         let why = with(name).expect_err("refused");
         assert!(why.contains(name), "{why}");

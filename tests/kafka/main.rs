@@ -1,5 +1,6 @@
 //! The log port and whole instances on a real Kafka broker.
 
+mod acls;
 mod appender;
 mod broker;
 mod cluster;
@@ -7,4 +8,7 @@ mod kit;
 mod log;
 mod members;
 mod outage;
+mod rights;
+mod secured;
+mod security;
 mod speed;

@@ -102,10 +102,20 @@ impl Order {
     fn read(log: &dyn Log, subject: &Subject) -> Result<Order, VerifyError> {
         let of = subject.order.as_ref().expect("found with stamp = arrival");
         let mut runs: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        let (mut end, mut twice) = (0, None);
         order::read(log, of, |run| {
+            if run.first_sequence < end {
+                twice.get_or_insert(run.first_sequence);
+            }
+            end = run.first_sequence + run.count;
             let place = runs.entry((run.topic, run.partition)).or_default();
             place.insert(run.first_offset, (run.first_sequence, run.count));
         })?;
+        if let Some(sequence) = twice {
+            return Err(VerifyError::Failed(format!(
+                "{of} gives the sequence {sequence} to two records: the order received is broken, please report this"
+            )));
+        }
         Ok(Order(runs))
     }
 

@@ -116,6 +116,7 @@ fn next_record(log: &dyn Log, of: &TopicPartition, ends: Ends) -> Result<Option<
     match records(log, of, ends, false).and_then(|records| records.patience(PATIENCE).next().transpose()) {
         Ok(record) => Ok(record.map(|record| record.offset)),
         Err(VerifyError::Usage(message) | VerifyError::Failed(message)) => Err(LogError::Retriable(message)),
+        Err(VerifyError::Log(error)) => Err(error),
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::VerifyError;
 use crate::clock;
 use crate::entry::Entry;
-use crate::event::StampedEvent;
+use crate::event::{DecodeError, StampedEvent};
 use crate::log::{Isolation, Log, LogError, Reader, Record, TopicPartition};
 use crate::stamp::Stamp;
 
@@ -100,7 +100,8 @@ pub fn letters(log: &dyn Log, partitions: &[TopicPartition]) -> Result<Letters, 
     for partition in partitions {
         for record in all(log, partition, true)? {
             let record = record?;
-            letters.failed.extend(failed_stamp(&record));
+            let offset = record.offset;
+            letters.failed.extend(failed_stamp(&record).map_err(|error| refused(partition, offset, &error))?);
             letters.records.extend(refused_record(&record));
         }
     }
@@ -124,14 +125,25 @@ fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
 }
 
 /// The stamp, where the dead letter is an event of retry 0.
-pub fn failed_stamp(dead_letter: &Record) -> Option<Stamp> {
+///
+/// # Errors
+/// The event is of a newer format.
+pub fn failed_stamp(dead_letter: &Record) -> Result<Option<Stamp>, DecodeError> {
     if header(dead_letter, "tidegate_dead_letter") != Some("event") {
-        return None;
+        return Ok(None);
     }
-    let stamp = header(dead_letter, "tidegate_stamp")?.parse().ok()?;
-    // The event may have a key that no event can have (a bad child): what cannot be read counts as retry 0.
-    let event = StampedEvent::decode(dead_letter.key.clone()?, dead_letter.value.clone()?);
-    event.map_or(true, |event| event.retry == 0).then_some(stamp)
+    let stamp = header(dead_letter, "tidegate_stamp").and_then(|stamp| stamp.parse().ok());
+    let (Some(key), Some(value)) = (dead_letter.key.clone(), dead_letter.value.clone()) else { return Ok(None) };
+    match StampedEvent::decode(key, value) {
+        Err(error @ DecodeError::Newer(_)) => Err(error),
+        Ok(event) if event.retry > 0 => Ok(None),
+        // The event may have a key that no event can have (a bad child): what cannot be read counts as retry 0.
+        Ok(_) | Err(DecodeError::Malformed(_)) => Ok(stamp),
+    }
+}
+
+fn refused(of: &TopicPartition, offset: i64, error: &DecodeError) -> VerifyError {
+    VerifyError::Failed(format!("{of} at offset {offset}: {error}"))
 }
 
 /// What every key holds, by the changelog.
@@ -141,21 +153,20 @@ pub fn state(log: &dyn Log, partitions: &[TopicPartition]) -> Result<BTreeMap<By
         for record in all(log, partition, false)? {
             let record = record?;
             let offset = record.offset;
-            apply(&mut state, record)
-                .map_err(|message| VerifyError::Failed(format!("{partition}, offset {offset}: {message}")))?;
+            apply(&mut state, record).map_err(|error| refused(partition, offset, &error))?;
         }
     }
     Ok(state)
 }
 
 /// The greatest stamp wins, a tombstone is absence, the empty key is not an entity's.
-pub fn apply(state: &mut BTreeMap<Bytes, Entry>, record: Record) -> Result<(), String> {
+pub fn apply(state: &mut BTreeMap<Bytes, Entry>, record: Record) -> Result<(), DecodeError> {
     let Some(key) = record.key.filter(|key| !key.is_empty()) else { return Ok(()) };
     let Some(value) = record.value else {
         state.remove(&key);
         return Ok(());
     };
-    let entry = Entry::decode(value).map_err(|error| error.to_string())?;
+    let entry = Entry::decode(value)?;
     if state.get(&key).is_none_or(|held| held.stamp <= entry.stamp) {
         state.insert(key, entry);
     }

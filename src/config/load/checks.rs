@@ -24,6 +24,7 @@ pub fn problems(config: &Config, origins: &BTreeMap<String, String>) -> Vec<Stri
     checks.names(config);
     checks.source(config);
     checks.server(config);
+    checks.output(config);
     if config.log.kind == LogKind::Kafka && config.kafka.bootstrap_servers.trim().is_empty() {
         checks.problem(
             "kafka.bootstrap_servers",
@@ -96,8 +97,7 @@ impl Checks<'_> {
     fn names(&mut self, config: &Config) {
         let id = &config.application.id;
         let topics = Topics::new(id, &[]);
-        let longest = [&topics.repartition, &topics.changelog, &topics.dead_letter, &topics.progress, &topics.order];
-        let longest = longest.iter().map(|name| name.len() - id.len()).max().unwrap_or(0);
+        let longest = topics.internal().into_iter().map(|name| name.len() - id.len()).max().unwrap_or(0);
         if let Err(what) = is_topic_name(id, MAX_TOPIC_BYTES - longest) {
             self.problem("application.id", &format!("{id:?}"), &format!("internal topics are named after it, {what}"));
         }
@@ -138,19 +138,12 @@ impl Checks<'_> {
     fn source(&mut self, config: &Config) {
         let topics = &config.source.topics;
         let value = format!("{topics:?}");
-        let internal = Topics::new(&config.application.id, &[]);
+        let names = Topics::new(&config.application.id, &[]);
         for topic in topics {
             if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
                 self.problem("source.topics", &value, &format!("{topic:?} is no topic's name, {what}"));
             }
-            let internal = [
-                &internal.repartition,
-                &internal.changelog,
-                &internal.dead_letter,
-                &internal.progress,
-                &internal.order,
-            ];
-            if internal.iter().any(|name| ***name == **topic) {
+            if names.internal().iter().any(|name| ***name == **topic) {
                 self.problem("source.topics", &value, &format!("{topic:?} is an internal topic of this application"));
             }
         }
@@ -186,6 +179,25 @@ impl Checks<'_> {
                 &"\"arrival\"",
                 "the order received is written in transactions, so it needs processing.guarantee = \"exactly_once\"",
             );
+        }
+    }
+
+    /// What is written there would be read again as something else.
+    fn output(&mut self, config: &Config) {
+        let topic = &config.output.topic;
+        if topic.is_empty() {
+            return;
+        }
+        let value = format!("{topic:?}");
+        if let Err(what) = is_topic_name(topic, MAX_TOPIC_BYTES) {
+            self.problem("output.topic", &value, &format!("it is no topic's name, {what}"));
+        }
+        let names = Topics::new(&config.application.id, &[]);
+        if names.internal().iter().any(|name| ***name == **topic) {
+            self.problem("output.topic", &value, "it is an internal topic of this application");
+        }
+        if config.source.topics.contains(topic) {
+            self.problem("output.topic", &value, "it is a source topic of this application");
         }
     }
 }

@@ -10,8 +10,6 @@ use super::{PROPERTIES, flatten, shown, unflatten};
 /// Keys of the documented set whose subject does not exist yet, with the default where it is accepted.
 const LATER: &[(&str, Option<&str>)] = &[
     ("source.max_disorder", None),
-    ("output.topic", Some("\"\"")),
-    ("output.format", Some("\"json\"")),
     ("processing.standby_replicas", Some("0")),
     ("handler.endpoints", Some("[\"http://127.0.0.1:50051\"]")),
     ("handler.tls", None),
@@ -101,9 +99,9 @@ impl Known {
         }
         if let Some(property) = key.strip_prefix(PROPERTIES).and_then(|rest| rest.strip_prefix('.')) {
             return match value {
+                _ if property.is_empty() => Err(format!("{origin}: {PROPERTIES} has a property without a name")),
                 Value::String(_) => Ok(Some(value)),
                 Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok(Some(Value::String(value.to_string()))),
-                _ if property.is_empty() => Err(format!("{origin}: {PROPERTIES} has a property without a name")),
                 _ => Err(format!("{origin}: {key} = {} has to be a text", shown(key, &value))),
             };
         }

@@ -16,7 +16,7 @@ pub fn show(loaded: &Loaded) -> String {
         let mut parts = parts(key);
         let name = parts.pop().expect("split gives at least one part");
         let origin = loaded.origins.get(key).map_or("default", String::as_str);
-        let line = format!("{} = {}  # {origin}", quoted(name), masked(key, value));
+        let line = format!("{} = {}  # {}", quoted(name), masked(key, value), one_line(origin));
         sections.entry(parts.join(".")).or_default().push(line);
     }
     let sections = sections.into_iter().map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
@@ -31,7 +31,21 @@ fn masked(key: &str, value: &Value) -> String {
     }
 }
 
+/// Names of files and variables may have any character; a comment ends with its line.
+fn one_line(origin: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    origin.chars().map(escaped).collect()
+}
+
 fn quoted(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name.chars().all(bare) { name.to_owned() } else { Value::String(name.to_owned()).to_string() }
+    if !name.is_empty() && name.chars().all(bare) {
+        return name.to_owned();
+    }
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", name.chars().map(escaped).collect::<String>())
 }

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::{Committer, Ended, RETRY, Setup, Work, compose, progress_record};
+use super::{Committer, DENIED, Ended, RETRY, Setup, Work, aborted, compose, progress_record};
 use crate::clock;
 use crate::log::{
     Append, Appender, LogError, Membership, NewRecord, OffsetCommit, Receipt, TopicPartition, Transaction,
@@ -39,7 +39,8 @@ impl Committer for Acknowledged {
     fn carry_out(&mut self, mut work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         // Counts that may be doubled would make a guess of what is settled.
         work.outbox.counts.clear();
-        let Transaction { appends, offsets, membership, ends_of } = compose(&self.setup.topics, work);
+        let Transaction { appends, offsets, membership, ends_of } =
+            compose(&self.setup.topics, self.setup.output.as_ref(), work);
         let mut stages = self.stages(appends);
         if !self.told {
             stages.first.push(self.uncounted());
@@ -49,7 +50,16 @@ impl Committer for Acknowledged {
             if give_up() {
                 return Err(LogError::Migrated("partitions were lost".into()));
             }
-            self.appender.append(appends, &give_up)
+            // Nothing of it is wrong: it waits here until it is let in. A revoke does not wait with it.
+            loop {
+                match self.appender.append(appends, &give_up) {
+                    Err(error @ LogError::Unauthorized(_)) if !give_up() && !self.setup.current.is_revoking() => {
+                        (self.setup.report)(Some(error));
+                        std::thread::sleep(DENIED);
+                    }
+                    appended => return appended,
+                }
+            }
         };
         // 1. Children, sequenced events, dead letters. After a crash from here on their events are delivered
         //    again: they stand twice, or run again and are sent twice.
@@ -61,6 +71,7 @@ impl Committer for Acknowledged {
         // 4. The committed positions (C6). After a crash from here on nothing of this runs again; the local
         //    store takes the entries from the changelog.
         let committed = appended.and_then(|()| self.commit_positions(&offsets, membership, losses, &give_up));
+        (self.setup.report)(None);
         match committed {
             Ok(()) => {
                 self.told = true;
@@ -68,7 +79,8 @@ impl Committer for Acknowledged {
                 let end = |of: &TopicPartition| Some((of.clone(), self.setup.log.watermarks(of).ok()?.high));
                 Ended::Committed(Receipt { ends: ends_of.iter().filter_map(end).collect() })
             }
-            Err(error) => Ended::Aborted(error.to_string()),
+            Err(error @ LogError::Migrated(_)) => aborted("rebalance", error.to_string()),
+            Err(error) => aborted("refused", error.to_string()),
         }
     }
 }
@@ -138,6 +150,10 @@ impl Acknowledged {
                     tracing::warn!(%error, "the positions are not committed yet");
                     std::thread::sleep(RETRY);
                 }
+                error @ LogError::Unauthorized(_) if !give_up() && !self.setup.current.is_revoking() => {
+                    (self.setup.report)(Some(error));
+                    std::thread::sleep(DENIED);
+                }
                 error => return Err(error),
             }
         }
@@ -152,7 +168,7 @@ mod tests {
 
     use super::super::{Current, Means};
     use super::*;
-    use crate::changelog;
+    use crate::bookkeeping;
     use crate::entry::Entry;
     use crate::event::{Action, Event, StampedEvent};
     use crate::log::outbox::Outbox;
@@ -208,7 +224,7 @@ mod tests {
         Work {
             number: 1,
             outbox,
-            changes: vec![(0, Arc::new(entries), Some(changelog::encode_bookkeeping(5, 5, &[])))],
+            changes: vec![(0, Arc::new(entries), Some(bookkeeping::encode(5, 5, &[])))],
             runs: Vec::new(),
             sources: vec![proto::SourcePosition { topic: "events".into(), position: 7, ..Default::default() }],
             offsets: vec![OffsetCommit { of, position: 5, metadata: String::new() }],
@@ -230,6 +246,8 @@ mod tests {
             producer_id: "t-plain".into(),
             member: Arc::new(Noting(Arc::clone(&notes))),
             current: Arc::new(Current::default()),
+            output: None,
+            report: Box::new(|_| {}),
         };
         let mut committer = Means::Acknowledgements(Box::new(Noting(Arc::clone(&notes)))).committer(setup);
         let ended = committer.carry_out(work(), losses, &|| false);

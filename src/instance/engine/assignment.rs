@@ -124,6 +124,7 @@ impl<C: Calls> Engine<C> {
                 tracing::warn!(partition = of.partition, reason, "the local store was set aside and rebuilt");
             }
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
+            metrics::restore_remaining(of.partition, 0);
             let committed = restored.committed;
             let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
             if committed < position {
@@ -133,6 +134,8 @@ impl<C: Calls> Engine<C> {
             }
             self.tasks.insert(of.partition, task);
             if of.partition == SEQUENCERS_PARTITION && self.reads_by_hand() {
+                // Others may have counted on since this thread had the seat.
+                self.sequencer.runs().forget();
                 self.open_sources();
             }
         } else {

@@ -236,7 +236,6 @@ impl<C: Calls> Engine<C> {
             }
             Ended::Aborted(reason) => {
                 tracing::warn!(reason, "a transaction was aborted; its work begins anew from the last commit");
-                metrics::aborted("log");
                 self.begin_anew();
                 // What goes is then given back by a transaction of positions alone.
                 if let Some(revoking) = self.revoking.as_mut().filter(|_| releases) {

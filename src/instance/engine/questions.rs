@@ -1,6 +1,6 @@
 //! What the doors ask an engine thread, answered between two inputs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -163,7 +163,7 @@ impl<C: Calls> Engine<C> {
         }
         ThreadStatus {
             tasks,
-            troubles: self.troubles.values().cloned().collect(),
+            troubles: self.troubles.values().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
             buffered_bytes: self.buffered + self.composing.outbox.bytes,
             joined: self.membership.is_some(),
             running: self.running,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     <folder>/owner.lock   locked by the owner while it lives; its process id, for people
-//!     <folder>/log.id       the log's own id, as it stands in the database
+//!     <folder>/log.id       the log's own id, as it stands in the database, and in a second line its format
 //!     <folder>/db/          RocksDB
 //! ```
 //!
@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::schema::FORMAT;
 use crate::log::LogError;
 
 /// A folder that is in use.
@@ -73,13 +74,23 @@ impl Folder {
 
     /// The id of the log that was made here, if one was.
     pub(super) fn id(&self) -> Option<String> {
-        fs::read_to_string(self.path.join("log.id")).ok().map(|id| id.trim().to_owned())
+        self.noted().lines().next().map(|id| id.trim().to_owned())
+    }
+
+    /// The format of the log that was made here. It can be told before the database is opened, which
+    /// would change it.
+    pub(super) fn format(&self) -> Option<u32> {
+        self.noted().lines().nth(1)?.trim().parse().ok()
+    }
+
+    fn noted(&self) -> String {
+        fs::read_to_string(self.path.join("log.id")).unwrap_or_default()
     }
 
     /// Notes the id of a new log.
     pub(super) fn set_id(&self, id: &str) -> Result<(), LogError> {
         let written = File::create(self.path.join("log.id")).and_then(|mut file| {
-            writeln!(file, "{id}")?;
+            writeln!(file, "{id}\n{FORMAT}")?;
             file.sync_all()
         });
         written.map_err(|error| LogError::Fatal(format!("cannot write the log's id in {self}: {error}")))

@@ -17,10 +17,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::errors::log_error;
-use super::native::{self, Client, Code};
+use super::native::{self, Allowed, Client, Code, Found};
+use super::rights::{self, Resource, Right, is_denial};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
-use crate::log::{Committed, LogError, NewTopic, TopicDescription, TopicPartition, Watermarks};
+use crate::log::{Committed, LogError, NewTopic, Operation, TopicDescription, TopicPartition, Watermarks};
 
 /// How long a question about stable positions waits: librdkafka asks again by itself until then.
 const STABLE: Duration = Duration::from_secs(2);
@@ -46,6 +47,12 @@ impl Asker {
             self.client.serve(Duration::ZERO, &mut |_| {});
         }
         &self.client
+    }
+
+    /// Whether it heard since its last news that something is not allowed.
+    fn was_denied(&self) -> bool {
+        self.ask();
+        self.watch.news().iter().any(|(code, _)| is_denial(*code))
     }
 
     fn failure(&self, what: &str, failure: &native::Failure) -> LogError {
@@ -107,11 +114,28 @@ impl Questions {
         log_error(code_of(error), text)
     }
 
+    fn missing(&self, right: Right<'_>, why: &str) -> LogError {
+        rights::missing(&[right], &self.options.prefix, why)
+    }
+
     /// Low and high watermark, undecided transactions included.
     pub fn watermarks(&self, of: &TopicPartition) -> Result<Watermarks, LogError> {
-        let told = self.plain.ask().watermarks(of, self.options.call_timeout);
-        let (low, high) = told.map_err(|failure| self.plain.failure(&format!("watermarks of {of}"), &failure))?;
-        Ok(Watermarks { low, high })
+        match self.plain.ask().watermarks(of, self.options.call_timeout) {
+            Ok((low, high)) => Ok(Watermarks { low, high }),
+            // librdkafka says so of a topic that it must not know, too.
+            Err(failure) => match log_error(failure.code, String::new()) {
+                LogError::UnknownTopic(_) if self.is_hidden(&of.topic) => {
+                    Err(self.missing(("Describe", Resource::Topic(&of.topic)), &failure.text))
+                }
+                _ => Err(self.plain.failure(&format!("watermarks of {of}"), &failure)),
+            },
+        }
+    }
+
+    /// Whether we are not allowed to know whether there is such a topic.
+    fn is_hidden(&self, topic: &str) -> bool {
+        let found = self.topics(&[topic], false).ok().and_then(|mut found| found.pop());
+        matches!(found, Some(Err(LogError::Unauthorized(_))))
     }
 
     /// The ends of these partitions where they could be told.
@@ -158,10 +182,19 @@ impl Questions {
         }
         let asker = self.group(group, stable)?;
         let timeout = if stable { STABLE.min(self.options.call_timeout) } else { self.options.call_timeout };
-        let told = match asker.ask().committed(of, timeout) {
+        let client = asker.ask();
+        asker.watch.news();
+        let told = match client.committed(of, timeout) {
             Ok(told) => told,
+            // librdkafka goes on asking for the coordinator, and tells on the side that it must not know it.
+            Err(failure) if asker.was_denied() => {
+                return Err(self.missing(("Describe", Resource::Group(group)), &failure.text));
+            }
             Err(failure) if stable && matches!(failure.code, Code::OperationTimedOut | Code::UnstableOffsetCommit) => {
                 return Err(self.unstable(&asker, group, of, &failure));
+            }
+            Err(failure) if is_denial(failure.code) => {
+                return Err(self.missing(("Describe", Resource::Group(group)), &failure.text));
             }
             Err(failure) => return Err(asker.failure(&format!("committed positions of {group}"), &failure)),
         };
@@ -177,6 +210,12 @@ impl Questions {
                 }
                 Code::NoError => Ok(None),
                 Code::UnstableOffsetCommit => Err(LogError::Unstable(of.clone())),
+                Code::TopicAuthorizationFailed => {
+                    Err(self.missing(("Describe", Resource::Topic(&of.topic)), &e.code.to_string()))
+                }
+                Code::GroupAuthorizationFailed => {
+                    Err(self.missing(("Describe", Resource::Group(group)), &e.code.to_string()))
+                }
                 code => Err(log_error(code, format!("committed position of {of}: {code}"))),
             }
         };
@@ -200,9 +239,7 @@ impl Questions {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let timeout = self.options.call_timeout;
-        let found = native::topics(self.plain.ask(), names, timeout);
-        let found = found.map_err(|failure| self.plain.failure("describe topics", &failure))?;
+        let found: Vec<Option<Found>> = self.topics(names, false)?.into_iter().collect::<Result<_, _>>()?;
         let there = names.iter().zip(&found).filter(|(_, found)| found.is_some());
         let asked: Vec<ResourceSpecifier<'_>> = there.map(|(name, _)| ResourceSpecifier::Topic(name)).collect();
         if asked.is_empty() {
@@ -213,11 +250,15 @@ impl Questions {
         let mut settings = configs.into_iter();
         let mut all = Vec::with_capacity(names.len());
         for (name, found) in names.iter().zip(found) {
-            let Some((id, partitions)) = found else {
+            let Some(Found { id, partitions, .. }) = found else {
                 all.push(None);
                 continue;
             };
             let config = match settings.next() {
+                // The safe client passes over a resource's own error: then it has no settings at all.
+                Some(Ok(config)) if config.entries.is_empty() => {
+                    return Err(self.missing(("DescribeConfigs", Resource::Topic(name)), "no settings are told"));
+                }
                 Some(Ok(config)) => config,
                 Some(Err(code)) => return Err(log_error(code, format!("settings of {name}: {code}"))),
                 None => return Err(LogError::Retriable(format!("no answer about the settings of {name}"))),
@@ -237,6 +278,40 @@ impl Questions {
         Ok(all)
     }
 
+    /// Topics in the order asked, each with an error of its own.
+    fn topics(&self, names: &[&str], rights: bool) -> Result<Vec<Result<Option<Found>, LogError>>, LogError> {
+        let found = native::topics(self.plain.ask(), names, rights, self.options.call_timeout);
+        let found = found.map_err(|failure| self.plain.failure("describe topics", &failure))?;
+        let of = |(name, found): (&&str, Result<Option<Found>, native::Failure>)| {
+            found.map_err(|failure| match failure.code {
+                code if is_denial(code) => self.missing(("Describe", Resource::Topic(name)), &failure.text),
+                _ => self.plain.failure(&format!("describe topic {name}"), &failure),
+            })
+        };
+        Ok(names.iter().zip(found).map(of).collect())
+    }
+
+    /// Everything of this that the broker says is not allowed to us, in one error.
+    pub fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+        let names: Vec<&str> = topics.iter().map(|(name, _)| *name).collect();
+        let mut missing: Vec<Right<'_>> = Vec::new();
+        for ((name, operations), found) in topics.iter().zip(self.topics(&names, true)?) {
+            let allowed = match found {
+                Ok(found) => found.map_or(Allowed::Unknown, |found| found.allowed),
+                Err(LogError::Unauthorized(_)) => Allowed::Nothing,
+                Err(error) => return Err(error),
+            };
+            let lacking = operations.iter().filter(|operation| rights::lacks(&allowed, **operation));
+            missing.extend(lacking.map(|operation| (rights::word(*operation), Resource::Topic(name))));
+        }
+        let of_group = native::group_rights(self.plain.ask(), group, self.options.call_timeout);
+        let of_group = of_group.map_err(|failure| self.plain.failure("describe the group", &failure))?;
+        if rights::lacks(&of_group, Operation::Read) {
+            missing.push(("Read", Resource::Group(group)));
+        }
+        if missing.is_empty() { Ok(()) } else { Err(rights::missing(&missing, &self.options.prefix, "")) }
+    }
+
     /// Creates topics; one that is there already is left as it is.
     pub fn create(&self, topics: &[NewTopic]) -> Result<(), LogError> {
         let mut creations: Vec<Creation<'_>> = Vec::with_capacity(topics.len());
@@ -251,6 +326,9 @@ impl Questions {
         for result in created.map_err(|error| self.admin_error("create topics", &error))? {
             match result {
                 Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                Err((name, code)) if is_denial(code) => {
+                    return Err(self.missing(("Create", Resource::Topic(&name)), &code.to_string()));
+                }
                 Err((name, code)) => return Err(log_error(code, format!("create topic {name}: {code}"))),
             }
         }
@@ -273,6 +351,9 @@ impl Questions {
             if let Err(error) = element.error() {
                 let what = format!("delete records of {}-{}", element.topic(), element.partition());
                 return Err(match code_of(&error) {
+                    code if is_denial(code) => {
+                        self.missing(("Delete", Resource::Topic(element.topic())), &code.to_string())
+                    }
                     Code::OffsetOutOfRange => {
                         LogError::OutOfRange(TopicPartition::new(&element.topic().into(), element.partition()), -1)
                     }

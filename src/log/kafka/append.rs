@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::errors::log_error;
 use super::native::{Client, Code, Delivery};
+use super::rights::{self, Resource, is_denial};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::clock;
@@ -17,6 +18,7 @@ pub struct Appender {
     client: Client,
     watch: Arc<Watch>,
     timeout: Duration,
+    prefix: String,
     next: usize,
 }
 
@@ -26,7 +28,7 @@ impl Appender {
         let watch = Arc::new(Watch::new("append"));
         let client = Client::open(false, &settings::plain_producer(options), Arc::clone(&watch), None)
             .map_err(LogError::Fatal)?;
-        Ok(Appender { client, watch, timeout: options.call_timeout, next: 1 })
+        Ok(Appender { client, watch, timeout: options.call_timeout, prefix: options.prefix.clone(), next: 1 })
     }
 
     /// True when it has to be replaced.
@@ -41,6 +43,14 @@ impl Appender {
         self.next += append.records.len();
         let told = |code: Code| {
             self.listen();
+            // Who may write nowhere is not given a producer id, and the handle is of no more use.
+            if is_denial(code) || self.client.fatal().is_some_and(|(why, _)| is_denial(why)) {
+                return rights::missing(
+                    &[("Write", Resource::Topic(&append.to.topic))],
+                    &self.prefix,
+                    &code.to_string(),
+                );
+            }
             log_error(code, self.watch.explain(&format!("{what}: {code}")))
         };
         let partitions = self.client.learn(&append.to.topic, self.timeout).map_err(|failure| told(failure.code))?;

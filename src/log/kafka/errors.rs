@@ -1,6 +1,7 @@
 //! What librdkafka's errors mean for the port's callers.
 
 use super::native::{Code, Failure};
+use super::rights::is_denial;
 use crate::log::LogError;
 
 /// Errors of the network or of a broker that is busy, starting or moving: the same call may succeed later.
@@ -63,6 +64,7 @@ pub fn log_error(code: Code, text: String) -> LogError {
         | Code::InvalidConfig
         | Code::PolicyViolation
         | Code::OffsetMetadataTooLarge => LogError::Refused(text),
+        _ if is_denial(code) => LogError::Unauthorized(text),
         _ if passing(code) => LogError::Retriable(text),
         _ => LogError::Fatal(text),
     }

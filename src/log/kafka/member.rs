@@ -8,10 +8,10 @@
 //! M5: unshared topics have a handle and a thread of their own: what is assigned there by hand never mixes with what the
 //!     group assigns.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -19,8 +19,10 @@ use super::arena::Arena;
 use super::errors::{log_error, passing};
 use super::group::{Group, SharedSink, on_rebalance, tell};
 use super::native::{Batch, Client, Code};
+use super::rights::{self, Resource, is_denial};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
+use crate::clock;
 use crate::log::{
     EventSink, Fetched, Join, LogError, Member, MemberEvent, Membership, OffsetCommit, Record, TopicPartition,
 };
@@ -31,6 +33,9 @@ const BATCH: usize = 4096;
 const IDLE: Duration = Duration::from_millis(50);
 /// How long the start of a partition may take.
 const SEEK: Duration = Duration::from_secs(5);
+
+/// After so long a trouble that lasts is told again: whoever heard of it may have taken it for over.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 enum Command {
     Start(TopicPartition, i64, u64),
@@ -48,6 +53,7 @@ pub struct KafkaMember {
     /// Reads unshared topics, where there are any (M5).
     unshared: Option<Polling>,
     unshared_topics: Vec<Arc<str>>,
+    names: Names,
 }
 
 /// A handle with the thread that polls it.
@@ -55,6 +61,28 @@ struct Polling {
     client: Arc<Client>,
     commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// For messages about rights that are missing.
+struct Names {
+    group: String,
+    prefix: String,
+}
+
+impl Names {
+    fn of(options: &KafkaOptions, join: &Join) -> Names {
+        Names { group: join.group.clone(), prefix: options.prefix.clone() }
+    }
+
+    /// What is missing when this is denied; the topic where it is known.
+    fn missing(&self, code: Code, topic: Option<&str>, why: &str) -> LogError {
+        let resource = match (code, topic) {
+            (Code::TopicAuthorizationFailed, Some(topic)) => Resource::Topic(topic),
+            (Code::GroupAuthorizationFailed, _) => Resource::Group(&self.group),
+            _ => return log_error(code, format!("not authorized: {why}")),
+        };
+        rights::missing(&[("Read", resource)], &self.prefix, why)
+    }
 }
 
 impl KafkaMember {
@@ -77,7 +105,8 @@ impl KafkaMember {
             let part = Part { watch, group: Arc::new(Group::new(&join.unshared)), by_hand: true };
             Some(Polling::start(options, &join, part, client, sink)?)
         };
-        Ok(KafkaMember { watch, group, shared, unshared, unshared_topics: join.unshared })
+        let names = Names::of(options, &join);
+        Ok(KafkaMember { watch, group, shared, unshared, unshared_topics: join.unshared, names })
     }
 
     fn of(&self, topic: &Arc<str>) -> &Polling {
@@ -124,9 +153,10 @@ impl Polling {
             commands: received,
             with_headers: join.with_headers.clone(),
             arena: Arena::default(),
-            told: HashSet::new(),
+            told: HashMap::new(),
             next: HashMap::new(),
             call_timeout: options.call_timeout,
+            names: Names::of(options, join),
         };
         let kind = if by_hand { "reads" } else { "member" };
         let thread = std::thread::Builder::new().name(format!("{kind}-{}", join.client_id)).spawn(move || poller.run());
@@ -169,10 +199,14 @@ impl Member for KafkaMember {
     fn commit(&self, offsets: &[OffsetCommit], membership: &Membership) -> Result<(), LogError> {
         self.group.while_member(offsets, membership, || {
             let list = offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
-            let explain = |code: Code, text: &str| log_error(code, self.watch.explain(&format!("commit: {text}")));
-            let committed = self.shared.client.commit(list).map_err(|failure| explain(failure.code, &failure.text))?;
+            let explain = |code: Code, topic: Option<&str>, text: &str| match is_denial(code) {
+                true => self.names.missing(code, topic, text),
+                false => log_error(code, self.watch.explain(&format!("commit: {text}"))),
+            };
+            let committed = self.shared.client.commit(list);
+            let committed = committed.map_err(|failure| explain(failure.code, None, &failure.text))?;
             match committed.iter().find(|e| e.code != Code::NoError) {
-                Some(e) => Err(explain(e.code, &format!("{}-{}: {}", e.topic, e.partition, e.code))),
+                Some(e) => Err(explain(e.code, Some(&e.topic), &format!("{}-{}: {}", e.topic, e.partition, e.code))),
                 None => Ok(()),
             }
         })
@@ -205,9 +239,10 @@ struct Poller {
     commands: Receiver<Command>,
     with_headers: Vec<Arc<str>>,
     arena: Arena,
-    told: HashSet<String>,
+    told: HashMap<String, Instant>,
     next: HashMap<TopicPartition, i64>,
     call_timeout: Duration,
+    names: Names,
 }
 
 /// What one poll brought of one partition.
@@ -362,9 +397,6 @@ impl Poller {
         }
         for Run { of, epoch, records, .. } in runs {
             if let (Some(epoch), false) = (epoch, records.is_empty()) {
-                if !self.told.is_empty() {
-                    self.told.clear();
-                }
                 if let (Some(next), Some(last)) = (self.next.get_mut(&of), records.last()) {
                     *next = last.offset + 1;
                 }
@@ -406,7 +438,7 @@ impl Poller {
         tell(&self.sink, MemberEvent::Failed(error));
     }
 
-    /// Tells a trouble once until something else happens.
+    /// Tells a trouble that goes on once in a while.
     fn trouble(&mut self, code: Code, of: Option<&TopicPartition>, text: &str) {
         if code == Code::Fatal {
             let text = self.client.fatal().map_or_else(|| text.to_owned(), |(_, text)| text);
@@ -414,21 +446,20 @@ impl Poller {
             return;
         }
         let place = of.map_or(String::new(), |of| format!("{of}: "));
-        if self.told.insert(format!("{place}{code:?}")) {
-            tell(&self.sink, MemberEvent::Trouble(format!("{place}{text}")));
+        let text = match is_denial(code) {
+            true => self.names.missing(code, of.map(|of| &*of.topic), text).to_string(),
+            false => format!("{place}{text}"),
+        };
+        let now = clock::now();
+        self.told.retain(|_, told| now.saturating_duration_since(*told) < TELL_AGAIN);
+        if self.told.insert(format!("{place}{code:?}"), now).is_none() {
+            tell(&self.sink, MemberEvent::Trouble(text));
         }
     }
 }
 
 /// Errors that name a topic or its rights and pass when an operator has put it right.
 fn elsewhere(code: Code) -> bool {
-    matches!(
-        code,
-        Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition
-            | Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::PollExceeded
-    )
+    matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::PollExceeded)
+        || is_denial(code)
 }

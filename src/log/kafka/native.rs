@@ -25,7 +25,7 @@ mod data;
 mod producing;
 
 use data::List;
-pub use data::{Batch, Delivery, Element, Message, ends, topics};
+pub use data::{AclOperation, Allowed, Batch, Delivery, Element, Found, Message, ends, group_rights, topics};
 
 /// An error with librdkafka's own verdict on what helps.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::errors::{of_failure, passing};
 use super::native::{Code, Failure};
 use super::producer::{Served, enqueue};
+use super::rights::is_denial;
 use super::settings::{self, KafkaOptions};
 use crate::log::{Append, Appender, LogError, TopicPartition};
 
@@ -76,8 +77,9 @@ impl KafkaAppender {
                 return Err(given_up(served));
             }
         }
-        if let Some(record) = served.failed_record() {
-            return Err(LogError::Refused(served.watch.explain(&record)));
+        if let Some((code, record)) = served.failed_record() {
+            let why = served.watch.explain(&record);
+            return Err(if is_denial(code) { LogError::Unauthorized(why) } else { LogError::Refused(why) });
         }
         if let Some((_, text)) = served.client.fatal() {
             return Err(LogError::Retriable(served.watch.explain(&text)));

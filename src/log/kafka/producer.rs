@@ -2,8 +2,8 @@
 //!
 //! K1: a transaction that was interrupted by any error of the network is the handle's last: before the next one
 //!     begins the handle is replaced (protocol P7).
-//! K2: `Fenced` and `Aborted` are told only while no end of the transaction was asked for, or when the broker said no
-//!     undisturbed; all else is `Unknown` (protocol P5).
+//! K2: `Fenced`, `Aborted` and `Unauthorized` are told only while no end of the transaction was asked for, or when the
+//!     broker said no undisturbed; all else is `Unknown` (protocol P5).
 //! K3: positions are sent under the membership given, never a fresher one (protocol P2).
 //! K4: nothing is aborted while a produce request is on its way; a handle that cannot be drained is destroyed.
 
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::admin;
 use super::errors::{of_failure, passing};
 use super::native::{Client, Code, Failure};
+use super::rights::{self, Resource, is_denial};
 use super::settings::{self, KafkaOptions, Settings};
 use super::watch::Watch;
 use crate::clock;
@@ -41,7 +42,7 @@ pub(super) struct Served {
     pub(super) client: Arc<Client>,
     pub(super) watch: Arc<Watch>,
     stop: Arc<AtomicBool>,
-    failed: Arc<Mutex<Option<String>>>,
+    failed: Arc<Mutex<Option<(Code, String)>>>,
     spoiled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,7 +63,9 @@ impl Served {
                     spoils.fetch_or(report.code != Code::NoError, Ordering::SeqCst);
                     if report.code != Code::NoError && !purged {
                         let mut first = failures.lock().unwrap_or_else(PoisonError::into_inner);
-                        first.get_or_insert_with(|| format!("a record to {}: {}", report.place, report.code));
+                        first.get_or_insert_with(|| {
+                            (report.code, format!("a record to {}: {}", report.place, report.code))
+                        });
                     }
                 });
             }
@@ -72,12 +75,15 @@ impl Served {
         Ok(Served { client, watch, stop, failed, spoiled, thread: Some(thread) })
     }
 
-    fn init(&self, id: &str, deadline: Instant) -> Result<(), LogError> {
+    fn init(&self, id: &str, prefix: &str, deadline: Instant) -> Result<(), LogError> {
         loop {
             let left = deadline.saturating_duration_since(clock::now());
             let Err(failure) = self.client.init_transactions(left.max(Duration::from_millis(100))) else {
                 return Ok(());
             };
+            if is_denial(failure.code) {
+                return Err(rights::missing(&[("Write", Resource::TransactionalId(id))], prefix, &failure.text));
+            }
             let over = clock::now() >= deadline;
             if over || !(failure.retriable || passing(failure.code)) {
                 let text = self.watch.explain(&format!("init_transactions of {id}: {}", failure.text));
@@ -92,14 +98,21 @@ impl Served {
     }
 
     /// The first record that was refused since the last call.
-    pub(super) fn failed_record(&self) -> Option<String> {
+    pub(super) fn failed_record(&self) -> Option<(Code, String)> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Certainly not committed, and the handle is of no more use; where that is for a missing right a new one is made
+    /// when the transaction is tried again.
+    fn broken(&self, failure: &Failure, why: String) -> CommitError {
+        let denied = is_denial(failure.code) || self.client.fatal().is_some_and(|(code, _)| is_denial(code));
+        if denied { CommitError::Unauthorized(format!("not authorized: {why}")) } else { CommitError::Fenced(why) }
     }
 
     fn explain(&self, what: &str, failure: &Failure) -> String {
         let text = self.watch.explain(&format!("{what}: {}", failure.text));
         match self.failed_record() {
-            Some(record) => format!("{text} ({record})"),
+            Some((_, record)) => format!("{text} ({record})"),
             None => text,
         }
     }
@@ -143,8 +156,9 @@ impl KafkaProducer {
                 continue;
             }
             let partitions = served.client.learn(&append.to.topic, self.options.call_timeout);
-            let partitions = partitions
-                .map_err(|f| CommitError::Aborted(served.explain(&format!("topic {}", append.to.topic), &f)))?;
+            let partitions = partitions.map_err(|failure| {
+                not_committed(&failure, served.explain(&format!("topic {}", append.to.topic), &failure))
+            })?;
             if append.to.partition >= partitions {
                 return Err(CommitError::Aborted(format!(
                     "{} does not exist: the topic has {partitions} partitions",
@@ -161,7 +175,7 @@ impl KafkaProducer {
         let before = served.watch.disturbances();
         served.failed_record();
         // 1. A crash from here to 4 leaves an open transaction, which the next holder of the id or the broker aborts.
-        served.client.begin().map_err(|failure| CommitError::Fenced(served.explain("begin", &failure)))?;
+        served.client.begin().map_err(|failure| served.broken(&failure, served.explain("begin", &failure)))?;
         // 2. Positions first: a stale membership is found out before anything is on its way, and while the markers of
         // the transaction before are being written, librdkafka asks again after 2 ms; for records it would after 20.
         if let Err((what, failure)) = self.send_offsets(served, transaction, deadline) {
@@ -180,12 +194,14 @@ impl KafkaProducer {
         if let Err(failure) = served.client.flush(left) {
             return Err(self.abort(served, "flush", &failure));
         }
-        if let Some(record) = served.failed_record() {
-            let failure = Failure { code: Code::Fail, text: record, fatal: false, retriable: false, abortable: true };
+        if let Some((code, text)) = served.failed_record() {
+            let failure = Failure { code, text, fatal: false, retriable: false, abortable: true };
             return Err(self.abort(served, "produce", &failure));
         }
-        if let Some((_, text)) = served.client.fatal() {
-            return Err(CommitError::Fenced(served.watch.explain(&text)));
+        if let Some((code, text)) = served.client.fatal() {
+            let text = served.watch.explain(&text);
+            let failure = Failure { code, text: String::new(), fatal: true, retriable: false, abortable: false };
+            return Err(served.broken(&failure, text));
         }
         // 4. From here the outcome is the broker's; a crash is decided by the committed positions (protocol P5).
         self.end(served, deadline + Duration::from_secs(5), before)
@@ -240,7 +256,7 @@ impl KafkaProducer {
         let drained = served.client.flush(DRAIN);
         let why = served.explain(what, failure);
         if failure.fatal || served.client.fatal().is_some() {
-            return CommitError::Fenced(why);
+            return served.broken(failure, why);
         }
         if let Err(stuck) = drained {
             return CommitError::Fenced(format!("{why}; records are still on their way: {}", stuck.text));
@@ -249,11 +265,11 @@ impl KafkaProducer {
         loop {
             let left = deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(100));
             match served.client.abort_transaction(left) {
-                Ok(()) => return CommitError::Aborted(why),
+                Ok(()) => return not_committed(failure, why),
                 Err(again) if again.retriable && clock::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
-                Err(other) => return CommitError::Fenced(format!("{why}; abort: {}", other.text)),
+                Err(other) => return served.broken(failure, format!("{why}; abort: {}", other.text)),
             }
         }
     }
@@ -266,7 +282,13 @@ impl Producer for KafkaProducer {
         }
         if self.served.is_none() {
             // K1: nothing has begun, so the transaction is certainly not committed.
-            self.recover().map_err(|error| CommitError::Fenced(error.to_string()))?;
+            self.recover().map_err(|error| match error {
+                LogError::Unauthorized(text) => {
+                    self.undecided = false;
+                    CommitError::Unauthorized(text)
+                }
+                error => CommitError::Fenced(error.to_string()),
+            })?;
         }
         let served = self.served.take().ok_or_else(|| CommitError::Fenced("no producer".to_owned()))?;
         let before = served.watch.disturbances();
@@ -276,9 +298,11 @@ impl Producer for KafkaProducer {
             self.known.clear();
         }
         let undisturbed = served.watch.disturbances() == before;
+        let denied = matches!(result, Err(CommitError::Unauthorized(_)));
         // K1: also after a commit, as a delayed request of it may still arrive. A record that has failed leaves a gap
-        // in its partition's sequence, over which this handle's next transaction would stumble.
-        if undisturbed && !self.undecided && !served.spoiled.load(Ordering::SeqCst) {
+        // in its partition's sequence, over which this handle's next transaction would stumble. What was not allowed
+        // may have cost the handle its life.
+        if undisturbed && !self.undecided && !denied && !served.spoiled.load(Ordering::SeqCst) {
             self.served = Some(served);
         }
         result.map(|()| Receipt { ends: self.questions.ends(&transaction.ends_of) })
@@ -289,10 +313,18 @@ impl Producer for KafkaProducer {
         self.served = None;
         self.known.clear();
         let served = Served::open(&settings::transactional(&self.options, &self.id), &self.id)?;
-        served.init(&self.id, clock::now() + self.options.call_timeout)?;
+        served.init(&self.id, &self.options.prefix, clock::now() + self.options.call_timeout)?;
         self.served = Some(served);
         self.undecided = false;
         Ok(())
+    }
+}
+
+/// Certainly not committed, and the producer is usable.
+fn not_committed(failure: &Failure, why: String) -> CommitError {
+    match is_denial(failure.code) {
+        true => CommitError::Unauthorized(format!("not authorized: {why}")),
+        false => CommitError::Aborted(why),
     }
 }
 

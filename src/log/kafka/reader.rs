@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::arena::Arena;
 use super::errors::{log_error, of_failure, passing};
 use super::native::{Batch, Client, Code};
+use super::rights::{self, Resource};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::log::{Isolation, LogError, Reader, Record, TopicPartition};
@@ -24,6 +25,7 @@ pub struct KafkaReader {
     headers: bool,
     position: i64,
     timeout: Duration,
+    prefix: String,
     batch: Batch,
     arena: Arena,
     waiting: Option<LogError>,
@@ -46,8 +48,9 @@ impl KafkaReader {
             .map_err(LogError::Fatal)?;
         client.assign(&[(of.clone(), position)]).map_err(|failure| of_failure("assign", &failure))?;
         let (batch, arena) = (Batch::default(), Arena::default());
-        let timeout = options.call_timeout;
-        Ok(KafkaReader { client, watch, of: of.clone(), headers, position, timeout, batch, arena, waiting: None })
+        let (timeout, prefix) = (options.call_timeout, options.prefix.clone());
+        let of = of.clone();
+        Ok(KafkaReader { client, watch, of, headers, position, timeout, prefix, batch, arena, waiting: None })
     }
 
     fn error(&self, code: Code, text: &str) -> Option<LogError> {
@@ -58,6 +61,9 @@ impl KafkaReader {
             },
             // The group is only a name that librdkafka wants; nothing is asked of it.
             Code::GroupAuthorizationFailed | Code::CoordinatorNotAvailable | Code::NotCoordinator => None,
+            Code::TopicAuthorizationFailed => {
+                Some(rights::missing(&[("Read", Resource::Topic(&self.of.topic))], &self.prefix, text))
+            }
             code => Some(log_error(code, self.watch.explain(&format!("reading {}: {text}", self.of)))),
         }
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::secret::Secret;
 use crate::log::{Isolation, SESSION_TIMEOUT};
 
 /// How to reach the cluster.
@@ -12,8 +13,12 @@ use crate::log::{Isolation, SESSION_TIMEOUT};
 pub struct KafkaOptions {
     /// Comma-separated `host:port`.
     pub bootstrap_servers: String,
-    /// librdkafka's properties, passed through; see [`check_properties`].
-    pub properties: BTreeMap<String, String>,
+    /// librdkafka's properties, passed through; see [`check_properties`]. `<property>_file` names a file that has the
+    /// value.
+    pub properties: BTreeMap<String, Secret>,
+    /// What the names of the application's own topics and transactional ids begin with: for messages that say which
+    /// right is to be granted. May be empty.
+    pub prefix: String,
     /// Names the process in the broker's logs.
     pub client_id: String,
     /// After so long without a heartbeat a member is taken for dead. Default [`SESSION_TIMEOUT`].
@@ -30,6 +35,7 @@ impl KafkaOptions {
         KafkaOptions {
             bootstrap_servers: bootstrap_servers.to_owned(),
             properties: BTreeMap::new(),
+            prefix: String::new(),
             client_id: "tidegate".to_owned(),
             session_timeout: SESSION_TIMEOUT,
             transaction_timeout: Duration::from_secs(10),
@@ -47,7 +53,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("group.protocol", "members share partitions by the classic protocol"),
     ("group.remote.assignor", "members share partitions by the classic protocol"),
     ("partition.assignment.strategy", "only cooperative-sticky moves partitions without stopping all of them"),
-    ("session.timeout.ms", "it has a setting of its own, which other deadlines follow"),
+    ("session.timeout.ms", "other deadlines follow it, and a dead member's partitions must move soon"),
+    ("heartbeat.interval.ms", "members have to hear of a rebalance soon"),
+    ("topic.metadata.refresh.interval.ms", "members have to hear of changed topics soon"),
     ("max.poll.interval.ms", "the members poll on threads of their own"),
     ("enable.auto.commit", "positions are committed in transactions only"),
     ("auto.commit.enable", "positions are committed in transactions only"),
@@ -85,7 +93,7 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 /// Fails with the property's name and the reason when one of them is not the user's to set (S1).
-pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn check_properties(properties: &BTreeMap<String, Secret>) -> Result<(), String> {
     for name in properties.keys() {
         if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == name) {
             return Err(format!("the Kafka property {name} cannot be set: {why}"));
@@ -116,7 +124,7 @@ fn own_first(options: &KafkaOptions, defaults: &[(&str, &str)], belongs: fn(&str
     put(&mut settings, &[("reconnect.backoff.ms", s("50")), ("reconnect.backoff.max.ms", s("1000"))]);
     settings.extend(defaults.iter().map(|(name, value)| (s(name), s(value))));
     let mine = options.properties.iter().filter(|(name, _)| belongs(name));
-    settings.extend(mine.map(|(name, value)| (name.clone(), value.clone())));
+    settings.extend(mine.map(|(name, value)| (name.clone(), value.reveal().to_owned())));
     settings
 }
 
@@ -172,7 +180,7 @@ pub fn member(options: &KafkaOptions, group: &str, client_id: &str) -> Settings 
 pub fn reader(options: &KafkaOptions, isolation: Isolation) -> Settings {
     let mut settings = consumer(options, isolation);
     put(&mut settings, &[("group.id", format!("{}-reader", options.client_id)), ("enable.partition.eof", s("true"))]);
-    put(&mut settings, &[("queued.max.messages.kbytes", s("65536")), ("max.poll.interval.ms", s("86400000"))]);
+    put(&mut settings, &[("max.poll.interval.ms", s("86400000"))]);
     settings
 }
 
@@ -186,7 +194,10 @@ pub fn committed(options: &KafkaOptions, group: &str, stable: bool) -> Settings 
 
 /// A handle for questions about topics and ends.
 pub fn questions(options: &KafkaOptions) -> Settings {
-    consumer(options, Isolation::ReadUncommitted)
+    let mut settings = consumer(options, Isolation::ReadUncommitted);
+    // A listener that speaks another protocol only closes the connection: this handle hears why.
+    put(&mut settings, &[("log.connection.close", s("true"))]);
+    settings
 }
 
 fn producing(options: &KafkaOptions) -> Settings {
@@ -229,6 +240,52 @@ pub fn acknowledged(options: &KafkaOptions) -> Settings {
 /// A plain idempotent producer.
 pub fn plain_producer(options: &KafkaOptions) -> Settings {
     let mut settings = producing(options);
-    put(&mut settings, &[("message.timeout.ms", options.call_timeout.as_millis().to_string()), ("linger.ms", s("0"))]);
+    put(&mut settings, &[("message.timeout.ms", options.call_timeout.as_millis().to_string())]);
+    if !options.properties.contains_key("linger.ms") {
+        put(&mut settings, &[("linger.ms", s("0"))]);
+    }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kind of handle.
+    fn all(options: &KafkaOptions) -> Vec<Settings> {
+        let committed = Isolation::ReadCommitted;
+        vec![
+            member(options, "g", "c"),
+            reader(options, committed),
+            super::committed(options, "g", true),
+            questions(options),
+            transactional(options, "t"),
+            plain_producer(options),
+            administration(options),
+        ]
+    }
+
+    #[test]
+    fn s1_what_is_set_over_a_users_property_is_refused_and_the_rest_passes_through() {
+        let names: Vec<String> = all(&KafkaOptions::new("b:1")).into_iter().flatten().map(|(name, _)| name).collect();
+        for name in names {
+            let properties = BTreeMap::from([(name.clone(), "theirs".into())]);
+            let is_refused = check_properties(&properties).is_err();
+            let options = KafkaOptions { properties, ..KafkaOptions::new("b:1") };
+            for settings in all(&options) {
+                let value = settings.iter().rfind(|(its, _)| *its == name).map(|(_, value)| value.as_str());
+                let is_theirs = settings.iter().any(|(its, value)| *its == name && value == "theirs");
+                assert!(is_refused || !is_theirs || value == Some("theirs"), "{name} is overridden without a word");
+            }
+        }
+    }
+
+    #[test]
+    fn properties_of_producers_do_not_reach_consumers() {
+        let properties = BTreeMap::from([("linger.ms".to_owned(), "7".into()), ("client.rack".to_owned(), "r".into())]);
+        let options = KafkaOptions { properties, ..KafkaOptions::new("b:1") };
+        let has = |settings: &Settings, name: &str| settings.iter().any(|(its, _)| its == name);
+        assert!(!has(&member(&options, "g", "c"), "linger.ms") && has(&member(&options, "g", "c"), "client.rack"));
+        assert!(!has(&transactional(&options, "t"), "client.rack"));
+    }
 }

@@ -24,6 +24,11 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Without times and counts: what is told again is the same text again.
+fn timeless(text: &str) -> &str {
+    text.split_once(" (after ").map_or(text, |(what, _)| what)
+}
+
 impl Watch {
     /// A watch for the handle of this name.
     pub fn new(name: &str) -> Watch {
@@ -33,8 +38,7 @@ impl Watch {
     /// An error event of the handle.
     pub fn error(&self, code: Code, text: String) {
         tracing::debug!(handle = %self.name, code = ?code, "{text}");
-        // Without times and counts: what is told again is the same text again.
-        let text = text.split_once(" (after ").map_or(text.as_str(), |(what, _)| what).to_owned();
+        let text = timeless(&text).to_owned();
         if passing(code) || matches!(code, Code::SSL | Code::Authentication) {
             self.disturbances.fetch_add(1, Ordering::SeqCst);
         }
@@ -52,9 +56,17 @@ impl Watch {
         if matches!(facility, "FAIL" | "REQTMOUT" | "TIMEOUT") {
             self.disturbances.fetch_add(1, Ordering::SeqCst);
         }
+        if facility == "FAIL" {
+            // A connection that was closed is told here alone; the thread in front of it is of no interest.
+            let text = line.split_once("]: ").map_or(line, |(_, text)| text);
+            *lock(&self.last) = Some(timeless(text).to_owned());
+        }
         match level {
-            // A broker that cannot be reached, once for every handle: it is told as an error, too.
-            _ if facility == "FAIL" => tracing::debug!(handle = %self.name, facility, "{line}"),
+            // A broker that cannot be reached, once for every handle: it is told as an error, too. A transaction that
+            // fails: its call tells.
+            _ if matches!(facility, "FAIL" | "TXNERR" | "ADDPARTS" | "TXNOFFSETS" | "GETPID") => {
+                tracing::debug!(handle = %self.name, facility, "{line}");
+            }
             0..=4 => tracing::warn!(handle = %self.name, facility, "{line}"),
             5..=6 => tracing::info!(handle = %self.name, facility, "{line}"),
             _ => tracing::debug!(handle = %self.name, facility, "{line}"),

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use tidegate::config::Guarantee;
+use tidegate::config::{Guarantee, OutputFormat};
 use tidegate::counts;
 use tidegate::entry::Entry;
-use tidegate::event::StampedEvent;
+use tidegate::event::{Action, StampedEvent};
 use tidegate::instance::engine::{Answered, Input, Question};
 use tidegate::instance::view::TaskState;
 use tidegate::log::{Log, Record, TopicPartition};
 use tidegate::proto;
 use tidegate::reference::Held;
 use tidegate::stamp::Stamp;
+use tidegate::topics::partition_of;
 use tokio::sync::oneshot;
 
 use super::faulty::read;
@@ -85,6 +86,61 @@ pub fn order(world: &mut World) {
 
 fn held(entry: Entry) -> Held {
     (entry.stamp, entry.action, entry.value)
+}
+
+/// What each key has held, one after the other, by the committed changelog.
+fn entries(world: &World) -> BTreeMap<Bytes, Vec<Held>> {
+    let mut all: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
+    for of in partitions(world, &world.plan.topics.changelog) {
+        let records = read(world.log().as_ref(), &of, 0).into_iter();
+        for (key, value) in records.filter_map(|record| record.key.filter(|key| !key.is_empty()).zip(record.value)) {
+            all.entry(key).or_default().push(held(Entry::decode(value).unwrap()));
+        }
+    }
+    all
+}
+
+/// Y1: on the output topic each key has one partition, its stamps only rise, and its records are its
+/// changelog entries, one for one; the last is the final state.
+pub fn output(world: &World) {
+    let Some(output) = &world.plan.topology.output else { return };
+    let mut told: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
+    for partition in 0..output.partitions {
+        for record in read(world.log().as_ref(), &TopicPartition::new(&output.topic, partition), 0) {
+            let (key, value) = (record.key.expect("a key"), record.value.expect("no marker goes yet"));
+            assert_eq!(partition_of(&key, output.partitions), partition, "the partition of {key:?}");
+            let (of_value, held) = match output.format {
+                OutputFormat::Json => state_change_in_json(&value),
+                OutputFormat::Protobuf => state_change(value),
+            };
+            assert_eq!(of_value, key);
+            told.entry(key).or_default().push(held);
+        }
+    }
+    let last: BTreeMap<Bytes, Held> =
+        told.iter().map(|(key, held)| (key.clone(), held.last().expect("not empty").clone())).collect();
+    same_state("the output topic", &last, &world.workload.expected.state);
+    if may_double(world) {
+        return;
+    }
+    for (key, held) in &told {
+        let falls = held.windows(2).find(|two| two[0].0 >= two[1].0);
+        assert!(falls.is_none(), "the stamp of {key:?} does not rise on the output topic: {falls:?}");
+    }
+    assert_eq!(told, entries(world), "the output topic tells what the changelog does");
+}
+
+fn state_change(value: Bytes) -> (Bytes, Held) {
+    let proto::StateChange { key, action, value, stamp, .. } = proto::StateChange::decode(value).unwrap();
+    let action = if action == proto::Action::Add as i32 { Action::Add } else { Action::Remove };
+    (key, (stamp.unwrap().into(), action, value))
+}
+
+fn state_change_in_json(value: &[u8]) -> (Bytes, Held) {
+    let change: serde_json::Value = serde_json::from_slice(value).unwrap();
+    let text = |name: &str| change[name].as_str().map(|text| Bytes::copy_from_slice(text.as_bytes()));
+    let action = Action::parse(&text("action").unwrap()).unwrap();
+    (text("key").unwrap(), (change["stamp"].as_str().unwrap().parse().unwrap(), action, text("value")))
 }
 
 /// The committed changelog leads to the reference's state.

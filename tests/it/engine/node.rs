@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{TryRecvError, unbounded};
 use fastrand::Rng;
 use tidegate::config::{Config, Superseded};
-use tidegate::instance::calls::{CallId, Calls, Finished, Verdict};
+use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
 use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
 use tidegate::instance::judging::Judge;
@@ -52,7 +52,7 @@ impl Calls for ScriptedCalls {
         assert!(!busy, "K1: two calls of the key {:?} at once", call.key);
         let running = desk.pending.iter().filter(same_task).count();
         assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
-        let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt);
+        let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
         if desk.rng.u32(..100) < desk.at_once {
             return Some(verdict);
         }
@@ -131,6 +131,8 @@ impl Node {
             producer_id: name.clone(),
             member: Arc::new(FaultyMember { inner: Arc::clone(&member) as Arc<dyn Member>, faults }),
             current: Arc::clone(&current),
+            output: plan.topology.output.clone(),
+            report: Box::new(|_| {}),
         });
         let opener = Opener {
             log,

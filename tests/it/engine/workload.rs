@@ -12,7 +12,6 @@ use tidegate::cause::Cause;
 use tidegate::config::{Cascade, StampSource};
 use tidegate::event::{Action, Event, MAX_KEY_BYTES, StampedEvent};
 use tidegate::handler::{Failure, Outcome};
-use tidegate::instance::calls::Verdict;
 use tidegate::log::NewRecord;
 use tidegate::reference::{self, Held};
 use tidegate::sequencer::format;
@@ -43,7 +42,7 @@ fn action(rng: &mut Rng) -> Action {
 
 impl Scripts {
     /// What try number `attempt` of an event comes to. It is the same for a superseded one.
-    pub fn verdict(&self, event: &Event, attempt: u32) -> Verdict {
+    pub fn verdict(&self, event: &Event, attempt: u32) -> Result<Outcome, Failure> {
         let text = event.payload.as_ref().map(|payload| std::str::from_utf8(payload).expect("a number"));
         let script = match text {
             Some(text) => text.parse().expect("a number"),

@@ -333,6 +333,9 @@ impl World {
         let next = rng.usize(..node.restores.len());
         let (of, epoch, position) = node.restores.remove(next).expect("within");
         let partition = of.partition;
+        if !node.engine.opening_epochs().contains(&epoch) {
+            return; // Nobody waits for it any more, and a newer opening may have the store.
+        }
         // A store is free only when those who write it and those who were given it are through.
         while node.flushes.iter().any(|flush| flush.partition == partition) {
             let (partition, position) = node.flush();

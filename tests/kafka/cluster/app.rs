@@ -26,7 +26,13 @@ pub struct App {
     pub source: Arc<str>,
     pub topics: Topics,
     pub log: KafkaLog,
-    folder: tempfile::TempDir,
+    /// More settings of its instances, `key=value`.
+    pub settings: Vec<String>,
+    /// Further arguments of every command; they override the others.
+    pub arguments: Vec<String>,
+    /// Variables of every command.
+    pub environment: Vec<(String, String)>,
+    pub folder: tempfile::TempDir,
 }
 
 impl App {
@@ -43,7 +49,14 @@ impl App {
         let id = kit::unique(name);
         let topics = Topics::new(&id, &[source.to_string()]);
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
-        App { id, servers, source, topics, log, folder }
+        let (settings, arguments, environment) = (Vec::new(), Vec::new(), Vec::new());
+        App { id, servers, source, topics, log, settings, arguments, environment, folder }
+    }
+
+    /// With further settings.
+    pub fn with(mut self, settings: &[(&str, &str)]) -> App {
+        self.settings.extend(settings.iter().map(|(key, value)| format!("{key}={value}")));
+        self
     }
 
     /// The partitions of one of its topics.
@@ -61,7 +74,12 @@ impl App {
         command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
         command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
         command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        command.args(&self.arguments);
         command.current_dir(self.folder.path()).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -151,10 +169,22 @@ impl Instance<'_> {
 
     /// An answer of its API.
     fn get(&self, path: &str) -> Option<Value> {
+        let (status, text) = self.page(path)?;
+        (status == 200).then(|| serde_json::from_str(&text).ok())?
+    }
+
+    /// Status and text of what it serves.
+    pub fn page(&self, path: &str) -> Option<(u16, String)> {
         let address = self.url()?;
-        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).build().new_agent();
-        let text = agent.get(format!("{address}{path}")).call().ok()?.body_mut().read_to_string().ok()?;
-        serde_json::from_str(&text).ok()
+        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2)));
+        let agent = agent.http_status_as_error(false).build().new_agent();
+        let mut answer = agent.get(format!("{address}{path}")).call().ok()?;
+        Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
+    }
+
+    /// Why it says that it is not ready; empty when it is, or does not answer.
+    pub fn trouble(&self) -> String {
+        self.page("/readyz").filter(|(status, _)| *status == 503).map(|(_, text)| text).unwrap_or_default()
     }
 
     /// Whether it says that it is ready.
@@ -164,12 +194,18 @@ impl Instance<'_> {
 
     /// How many partitions it owns and has at work; none while one of them is being opened.
     pub fn owns(&self) -> usize {
+        self.partitions().len()
+    }
+
+    /// The partitions that it owns and has at work; none while one of them is being opened.
+    pub fn partitions(&self) -> Vec<i32> {
         let status = self.get("/api/v1/status").or_else(|| {
             let said = self.said();
             said.lines().rev().find_map(|line| line.strip_prefix(super::fresh::STATUS)?.parse().ok())
         });
-        let Some(status) = status.filter(|status| status["state"] == "running") else { return 0 };
-        status["partitions"].as_array().map_or(0, Vec::len)
+        let Some(status) = status.filter(|status| status["state"] == "running") else { return Vec::new() };
+        let partitions = status["partitions"].as_array().into_iter().flatten();
+        partitions.filter_map(|partition| partition.as_i64().map(|partition| partition as i32)).collect()
     }
 
     /// How many of its engine threads have a running task.

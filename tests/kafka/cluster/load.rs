@@ -74,7 +74,8 @@ fn action(random: &mut fastrand::Rng) -> &'static str {
     if random.u8(..100) < 80 { "ADD" } else { "REMOVE" }
 }
 
-fn primary(random: &mut fastrand::Rng) -> NewRecord {
+/// An event with a script.
+pub fn primary(random: &mut fastrand::Rng) -> NewRecord {
     let depth = random.u8(1..=4);
     let event = json!({ "key": key(random), "action": action(random), "payload": script(random, depth) });
     NewRecord { key: None, value: Some(event.to_string().into()), headers: Vec::new() }

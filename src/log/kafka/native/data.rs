@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka_sys::bindings as sys;
+pub use sys::rd_kafka_AclOperation_t as AclOperation;
 
 use super::{Client, Code, Failure, c, ms, plain, slice, text};
 use crate::log::{Headers, TopicPartition};
@@ -247,6 +248,12 @@ impl Options {
             options
         }
     }
+
+    /// Asks what is allowed, too.
+    fn include_rights(&self) -> Result<(), Failure> {
+        // SAFETY: the options are ours.
+        super::take(unsafe { sys::rd_kafka_AdminOptions_set_include_authorized_operations(self.0, 1) })
+    }
 }
 
 impl Drop for Options {
@@ -277,12 +284,55 @@ pub fn ends(client: &Client, of: &[TopicPartition], timeout: Duration) -> Result
     }
 }
 
-/// The ids and partition counts of topics, in the order asked; `None` where there is no such topic.
-pub fn topics(client: &Client, names: &[&str], timeout: Duration) -> Result<Vec<Option<(String, i32)>>, Failure> {
+/// What the broker lets us do with a topic or group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// These operations.
+    Told(Vec<AclOperation>),
+    /// Nothing, not even to know of it.
+    Nothing,
+    /// The broker does not say, or there is no such thing.
+    Unknown,
+}
+
+impl Allowed {
+    /// # Safety
+    /// `operations` is null or points to `count` of them.
+    unsafe fn of(operations: *const AclOperation, count: usize) -> Allowed {
+        if operations.is_null() {
+            return Allowed::Unknown;
+        }
+        // SAFETY: see above.
+        Allowed::Told(unsafe { std::slice::from_raw_parts(operations, count) }.to_vec())
+    }
+}
+
+/// A topic as its leader knows it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Tells it from an earlier one of the same name.
+    pub id: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Told where it was asked for.
+    pub allowed: Allowed,
+}
+
+/// Topics in the order asked, each with an error of its own; `None` where there is no such topic. `rights` asks what
+/// is allowed, too.
+pub fn topics(
+    client: &Client,
+    names: &[&str],
+    rights: bool,
+    timeout: Duration,
+) -> Result<Vec<Result<Option<Found>, Failure>>, Failure> {
     let owned: Vec<CString> = names.iter().map(|name| c(name)).collect();
     let mut pointers: Vec<*const c_char> = owned.iter().map(|name| name.as_ptr()).collect();
     let options = Options::of(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
-    let mut found = vec![None; names.len()];
+    if rights {
+        options.include_rights()?;
+    }
+    let mut found: Vec<Result<Option<Found>, Failure>> = names.iter().map(|_| Ok(None)).collect();
     // SAFETY: names and options live until the request is sent and are copied by it; descriptions live as long as
     // the answer; the id's text belongs to the id.
     unsafe {
@@ -297,25 +347,76 @@ pub fn topics(client: &Client, names: &[&str], timeout: Duration) -> Result<Vec<
             sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(answer.1), &mut count);
         let topics = if topics.is_null() { &[][..] } else { std::slice::from_raw_parts(topics, count) };
         for topic in topics {
-            let error = sys::rd_kafka_TopicDescription_error(*topic);
-            let code = if error.is_null() { Code::NoError } else { Code::from(sys::rd_kafka_error_code(error)) };
-            match code {
-                Code::NoError => {}
-                Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => continue,
-                _ => {
-                    let why = text(sys::rd_kafka_error_string(error));
-                    return Err(Failure { code, text: why, fatal: false, retriable: false, abortable: false });
-                }
-            }
-            let mut partitions = 0;
-            sys::rd_kafka_TopicDescription_partitions(*topic, &mut partitions);
-            let id = text(sys::rd_kafka_Uuid_base64str(sys::rd_kafka_TopicDescription_topic_id(*topic)));
             let name = text(sys::rd_kafka_TopicDescription_name(*topic));
-            let described = Some((id, i32::try_from(partitions).unwrap_or(i32::MAX)));
-            for (slot, _) in found.iter_mut().zip(names).filter(|(_, asked)| ***asked == *name) {
-                slot.clone_from(&described);
-            }
+            let failure = failure(sys::rd_kafka_TopicDescription_error(*topic));
+            let Some(slot) = names.iter().position(|asked| **asked == *name).map(|at| &mut found[at]) else { continue };
+            *slot = match failure {
+                None => {
+                    let mut partitions = 0;
+                    sys::rd_kafka_TopicDescription_partitions(*topic, &mut partitions);
+                    let id = text(sys::rd_kafka_Uuid_base64str(sys::rd_kafka_TopicDescription_topic_id(*topic)));
+                    let mut operations = 0;
+                    let allowed = sys::rd_kafka_TopicDescription_authorized_operations(*topic, &mut operations);
+                    let allowed = Allowed::of(allowed, operations);
+                    Ok(Some(Found { id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX), allowed }))
+                }
+                Some(failure) => match failure.code {
+                    Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Ok(None),
+                    _ => Err(failure),
+                },
+            };
         }
     }
     Ok(found)
+}
+
+/// What is allowed with a group.
+pub fn group_rights(client: &Client, group: &str, timeout: Duration) -> Result<Allowed, Failure> {
+    let name = c(group);
+    let mut names = [name.as_ptr()];
+    let options = Options::of(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, timeout);
+    options.include_rights()?;
+    // SAFETY: as above.
+    unsafe {
+        let answer = Answer::to(client, timeout, |queue| {
+            sys::rd_kafka_DescribeConsumerGroups(client.raw(), names.as_mut_ptr(), 1, options.0, queue);
+        });
+        let answer = match answer {
+            Err(failure) if failure.code == Code::GroupAuthorizationFailed => return Ok(Allowed::Nothing),
+            answer => answer?,
+        };
+        let result = sys::rd_kafka_event_DescribeConsumerGroups_result(answer.1);
+        let mut count = 0;
+        let groups = sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
+        if groups.is_null() || count == 0 {
+            return Ok(Allowed::Unknown);
+        }
+        match failure(sys::rd_kafka_ConsumerGroupDescription_error(*groups)) {
+            None => {
+                let mut operations = 0;
+                let allowed = sys::rd_kafka_ConsumerGroupDescription_authorized_operations(*groups, &mut operations);
+                Ok(Allowed::of(allowed, operations))
+            }
+            Some(failure) => match failure.code {
+                Code::GroupAuthorizationFailed => Ok(Allowed::Nothing),
+                Code::GroupIdNotFound => Ok(Allowed::Unknown),
+                _ => Err(failure),
+            },
+        }
+    }
+}
+
+/// A borrowed error of an element; `None` where all is well.
+///
+/// # Safety
+/// `error` is null or alive.
+unsafe fn failure(error: *const sys::rd_kafka_error_t) -> Option<Failure> {
+    // SAFETY: see above.
+    let (code, text) = unsafe {
+        if error.is_null() {
+            return None;
+        }
+        (Code::from(sys::rd_kafka_error_code(error)), text(sys::rd_kafka_error_string(error)))
+    };
+    (code != Code::NoError).then_some(Failure { code, text, fatal: false, retriable: false, abortable: false })
 }
