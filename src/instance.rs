@@ -1,6 +1,7 @@
 //! One process: it joins the group, owns tasks, commits, and answers for its keys.
 //!
-//! `thread` runs an engine and the threads that wait for it; `engine` is the state machine itself.
+//! `threads` are its engine threads, each a member of the group; `thread` runs one of them and the threads that
+//! wait on its behalf; `engine` is the state machine itself.
 
 pub mod calls;
 pub mod commit;
@@ -12,6 +13,7 @@ mod measured;
 pub mod opening;
 mod sending;
 mod thread;
+mod threads;
 pub mod topology;
 pub mod view;
 
@@ -31,10 +33,12 @@ use crate::log::{Log, LogError, TopicPartition};
 use crate::store::Stores;
 use crate::topics::Topics;
 use calls::RuntimeCalls;
+use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
 use thread::{Beginning, EngineThread};
-use topology::TopologyError;
+use threads::{Threads, share};
+use topology::{Topology, TopologyError};
 use view::{Flow, InFlight, Status, TaskState};
 
 /// The pause between tries to reach the log at the start.
@@ -73,10 +77,10 @@ struct Shared {
     config: Arc<Config>,
     log: Arc<dyn Log>,
     topics: Topics,
-    engine: Mutex<Option<EngineThread>>,
-    /// What keeps the engine from starting.
+    engine: Mutex<Option<Threads>>,
+    /// What keeps the engine threads from starting.
     waiting_for: Mutex<Option<String>>,
-    /// What the engine said last of itself.
+    /// What the engine threads said last of themselves, together.
     thread_status: Mutex<Option<ThreadStatus>>,
     measured: Mutex<Measured>,
     /// The largest record that the source topic takes, and when that was read.
@@ -146,6 +150,8 @@ impl Instance {
         let tasks = thread.tasks.iter().filter(|task| task.role == "task");
         status.partitions = tasks.map(|task| task.partition).collect();
         status.partitions.sort_unstable();
+        // One that moves between two threads is with both for a moment.
+        status.partitions.dedup();
         status.troubles.extend(thread.troubles);
         status.tasks = thread.tasks;
         let measured = locked(&self.shared.measured);
@@ -168,7 +174,11 @@ impl Instance {
 
     /// At most `limit` of the events that run or wait for their retry, oldest first.
     pub async fn in_flight(&self, limit: usize) -> Vec<InFlight> {
-        self.ask(|answer| Question::InFlight(limit, answer)).await.unwrap_or_default()
+        let held = self.ask(|answer| Question::InFlight(limit, answer)).await.unwrap_or_default();
+        let mut held: Vec<InFlight> = held.into_iter().flatten().collect();
+        held.sort_by_key(|event| std::cmp::Reverse(event.age_ms));
+        held.truncate(limit);
+        held
     }
 
     /// Its configuration.
@@ -199,9 +209,9 @@ impl Instance {
                 // A panic has been told by its hook.
                 let _ = starter.join();
             }
-            let engine = locked(&self.shared.engine).take();
-            if let Some(mut engine) = engine {
-                engine.leave();
+            let threads = locked(&self.shared.engine).take();
+            if let Some(mut threads) = threads {
+                threads.leave();
             }
         })
         .await;
@@ -211,11 +221,11 @@ impl Instance {
         locked(&self.shared.waiting_for).clone()
     }
 
-    /// What the engine answers; `None` when there is no engine, or none that answers.
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
-        let (sender, answer) = oneshot::channel();
-        locked(&self.shared.engine).as_ref()?.ask(question(sender));
-        tokio::time::timeout(ANSWER_WITHIN, answer).await.ok()?.ok()
+    /// What every engine thread answers; `None` when they do not run, or one of them does not answer.
+    async fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Question) -> Option<Vec<T>> {
+        let asked = locked(&self.shared.engine).as_ref()?.ask(question);
+        let answers = futures_util::future::try_join_all(asked);
+        tokio::time::timeout(ANSWER_WITHIN, answers).await.ok()?.ok()
     }
 }
 
@@ -244,7 +254,7 @@ impl Told {
     }
 }
 
-/// Reaches the log, checks the topics and starts the engine; tries until it can or the instance stops.
+/// Reaches the log, checks the topics and starts the engine threads; tries until it can or the instance stops.
 struct Starter {
     shared: Arc<Shared>,
     handler: Arc<dyn DynHandler>,
@@ -257,8 +267,8 @@ impl Starter {
         let mut told: Option<Told> = None;
         loop {
             let error = match self.try_start(&runtime) {
-                Ok(engine) => {
-                    *locked(&self.shared.engine) = Some(engine);
+                Ok(threads) => {
+                    *locked(&self.shared.engine) = Some(threads);
                     *locked(&self.shared.waiting_for) = None;
                     return self.keep_house();
                 }
@@ -287,22 +297,22 @@ impl Starter {
     fn keep_house(&self) {
         let shared = &self.shared;
         let look = || {
-            let (sender, answer) = oneshot::channel();
-            locked(&shared.engine).as_ref()?.ask(Question::Status(sender));
-            let status = answer.blocking_recv().ok()?;
+            let asked = locked(&shared.engine).as_ref()?.ask(Question::Status);
+            let answers = asked.into_iter().map(|answer| answer.blocking_recv().ok()).collect::<Option<Vec<_>>>()?;
+            let status = threads::together(answers)?;
             *locked(&shared.thread_status) = Some(status.clone());
             locked(&shared.measured).totals(status.totals, clock::now());
             Some(status)
         };
         let stopping = || shared.stopping.load(Ordering::Relaxed);
         let report = |what: &str, text: Option<String>| {
-            if let Some(engine) = locked(&shared.engine).as_ref() {
-                engine.trouble(what, text);
+            if let Some(threads) = locked(&shared.engine).as_ref() {
+                threads.trouble(what, text);
             }
         };
         let tell_sources = |partitions: Vec<TopicPartition>| {
-            if let Some(engine) = locked(&shared.engine).as_ref() {
-                engine.sources_are(partitions);
+            if let Some(threads) = locked(&shared.engine).as_ref() {
+                threads.sources_are(&partitions);
             }
         };
         let end = |of: &TopicPartition, end| locked(&shared.measured).end(of, end);
@@ -311,31 +321,51 @@ impl Starter {
         housekeeping::run(&shared.log, &shared.config, &shared.topics, &house);
     }
 
-    fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<EngineThread, TopologyError> {
+    fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<Threads, TopologyError> {
         let config = &self.shared.config;
         let topology = topology::ensure(self.shared.log.as_ref(), config, &self.shared.topics)?;
-        let (finished_in, finished) = unbounded();
-        let application = Arc::from(config.application.id.as_str());
-        let handler = Arc::clone(&self.handler);
-        let calls = RuntimeCalls::new(handler, application, config.handler.timeout, runtime.clone(), finished_in);
-        let setting = Setting {
+        let (incarnation, guarantee) = (uuid::Uuid::new_v4().to_string(), config.processing.guarantee);
+        let id = |index: usize| Means::id(guarantee, &config.application.id, &incarnation, index + 1);
+        // All producers before the first thread joins: a group whose members come and go is disturbed.
+        let producers =
+            (0..config.processing.threads).map(|index| Means::open(&*self.shared.log, guarantee, &id(index)));
+        let producers = producers.collect::<Result<Vec<_>, _>>()?;
+        let start = |(index, means): (usize, _)| {
+            let (finished_in, finished) = unbounded();
+            let application = Arc::from(config.application.id.as_str());
+            let handler = Arc::clone(&self.handler);
+            let calls = RuntimeCalls::new(handler, application, config.handler.timeout, runtime.clone(), finished_in);
+            let setting = self.setting(index, id(index), &topology);
+            let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
+            let topology = topology.clone();
+            let beginning = Beginning { log, setting, topology, stores, calls, finished, means };
+            let shared = Arc::downgrade(&self.shared);
+            let failed = move |reason| {
+                if let Some(shared) = shared.upgrade() {
+                    let _ = shared.failed.send(Some(reason));
+                }
+            };
+            EngineThread::start(beginning, failed)
+        };
+        Ok(Threads::start(producers.into_iter().enumerate().map(start))?)
+    }
+
+    /// What the thread works with: its share of what belongs to the instance.
+    fn setting(&self, index: usize, producer_id: String, topology: &Topology) -> Setting {
+        let config = &self.shared.config;
+        let threads = config.processing.threads;
+        Setting {
             config: Arc::clone(config),
             topics: self.shared.topics.clone(),
             topic_ids: topology.source_ids.clone(),
             source_partitions: topology.source_partitions.clone(),
-            producer_id: format!("{}-{}", config.application.id, uuid::Uuid::new_v4()),
+            producer_id,
             address: self.address.clone(),
-            overlay_bytes: config.state.cache / 2,
-        };
-        let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
-        let beginning = Beginning { log, setting, topology, stores, calls, finished };
-        let shared = Arc::downgrade(&self.shared);
-        let failed = move |reason| {
-            if let Some(shared) = shared.upgrade() {
-                let _ = shared.failed.send(Some(reason));
-            }
-        };
-        Ok(EngineThread::start(beginning, failed)?)
+            thread: index + 1,
+            max_in_flight: share(config.processing.max_in_flight, threads, index),
+            max_buffered: share(config.processing.max_buffered, threads, index),
+            overlay_bytes: share(config.state.cache / 2, threads, index),
+        }
     }
 }
 

@@ -11,7 +11,8 @@
 //! 5. [`handler`] runs: the user's code, many keys at the same time.
 //! 6. [`task::execute`] turns the outcome into the key's entry and into children, whose stamps come
 //!    right behind their parent's.
-//! 7. [`instance::commit`] makes all of it visible in one transaction, with the positions reached.
+//! 7. [`instance::commit`] makes all of it visible in one transaction, with the positions reached; or, without
+//!    transactions, in stages that lose nothing.
 //! 8. [`store`] takes the committed entries in one batch.
 //!
 //! A child is then at step 2 of another task. Between the steps the event is in the hands of

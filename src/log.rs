@@ -8,7 +8,8 @@
 //!     after it under the newer epoch.
 //! L2: a [`Transaction`] is visible to read_committed readers as a whole or not at all.
 //! L3: `Revoked { lost: false }` is answered by the engine before the partition can get another owner.
-//! L4: only committed records are delivered to members.
+//! L4: only committed records are delivered to members; what an [`Appender`] appends is committed at once.
+//! L5: when [`Appender::append`] has returned, nothing of it is on its way any more, unless it was told to give up.
 
 pub mod embedded;
 pub mod kafka;
@@ -268,6 +269,17 @@ pub trait Producer: Send {
     fn recover(&mut self) -> Result<(), LogError>;
 }
 
+/// A producer without transactions: what it appends is visible as soon as it stands in the log.
+pub trait Appender: Send {
+    /// Appends the records, each partition's in order, and returns when the log has acknowledged every
+    /// one. While the log does not answer it tries on, unless `give_up` says that this is of no use any more.
+    ///
+    /// # Errors
+    /// Some of the records may stand in the log, and no more of them will come (L5): [`LogError::Migrated`]
+    /// after giving up, anything else when the log refused a record.
+    fn append(&mut self, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError>;
+}
+
 /// What a reader sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
@@ -343,6 +355,8 @@ pub trait Log: Send + Sync {
     fn join(&self, join: Join, sink: EventSink) -> Result<Arc<dyn Member>, LogError>;
     /// A transactional producer; fences every earlier holder of the id and decides its open transaction.
     fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>, LogError>;
+    /// A producer without transactions; `name` stands in messages.
+    fn appender(&self, name: &str) -> Result<Box<dyn Appender>, LogError>;
     /// Ends the open transaction of a dead holder of the id (protocol P6a).
     fn fence(&self, transactional_id: &str) -> Result<(), LogError>;
     /// Appends outside of any transaction and returns the offsets, in order, once the log has them.

@@ -5,7 +5,9 @@
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
+//! R4 is in `lease.rs`.
 
+mod lease;
 pub mod schema;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use rocksdb::{
 };
 
 use crate::entry::Entry;
+use lease::{Lease, Leases};
 use schema::{Checkpoint, Identity};
 
 /// Why a store cannot be used. Each kind says what the caller does.
@@ -27,6 +30,9 @@ pub enum StoreError {
     /// The disk or the folder: try again after the operator has looked.
     #[error("store {0}: {1}")]
     Unavailable(PathBuf, String),
+    /// Another part of this process is not through with it: try again soon (R4).
+    #[error("store {0} is still in use by this process")]
+    InUse(PathBuf),
 }
 
 /// The stores of one instance: they share one block cache and one budget of write buffers.
@@ -35,6 +41,7 @@ pub struct Stores {
     folder: PathBuf,
     cache: Cache,
     buffers: WriteBufferManager,
+    leases: Leases,
 }
 
 impl std::fmt::Debug for Stores {
@@ -48,25 +55,26 @@ impl Stores {
     pub fn new(folder: PathBuf, cache: usize, buffers: usize) -> Stores {
         // Never stalling: a full budget makes memtables flush early, it does not block writers.
         let buffers = WriteBufferManager::new_write_buffer_manager(buffers.max(1 << 20), false);
-        Stores { folder, cache: Cache::new_lru_cache(cache.max(1 << 20)), buffers }
+        Stores { folder, cache: Cache::new_lru_cache(cache.max(1 << 20)), buffers, leases: Leases::default() }
     }
 
     /// The store of a partition, empty when there is none of this identity; then the reason is told too.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the folder cannot be used.
+    /// [`StoreError::Unavailable`] when the folder cannot be used, [`StoreError::InUse`] while it is open already.
     pub fn open(&self, identity: &Identity) -> Result<(Store, Option<String>), StoreError> {
         let path = self.path(identity.partition);
+        let lease = self.lease(identity.partition)?;
         let exists = path.join("CURRENT").exists();
         let refused = match self.open_at(&path) {
-            Ok(store) if !exists => return store.begin(identity).map(|store| (store, None)),
+            Ok(store) if !exists => return store.begin(identity, lease).map(|store| (store, None)),
             Ok(store) => match store.value::<Identity>(schema::IDENTITY) {
                 _ if store.format().is_some_and(|format| format != schema::VERSION) => {
                     let format = store.format().unwrap_or_default();
                     format!("it has format {format}, this version reads {}", schema::VERSION)
                 }
                 Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
-                    return Ok((store, None));
+                    return Ok((store.leased(lease), None));
                 }
                 Ok(Some(found)) if found != *identity => format!("it belongs to {found:?}"),
                 Ok(_) => "it does not say what it holds".into(),
@@ -75,20 +83,19 @@ impl Stores {
             Err(StoreError::Corrupted(_, reason)) => reason,
             Err(error) => return Err(error),
         };
-        self.wipe(identity.partition)?;
-        let store = self.open_at(&path)?.begin(identity)?;
+        remove(&path)?;
+        let store = self.open_at(&path)?.begin(identity, lease)?;
         Ok((store, Some(refused)))
     }
 
-    /// Deletes a partition's store.
+    /// Deletes a partition's store, unless it is open.
     pub fn wipe(&self, partition: i32) -> Result<(), StoreError> {
-        let path = self.path(partition);
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(StoreError::Unavailable(path, error.to_string()))
-            }
-            _ => Ok(()),
-        }
+        let _lease = self.lease(partition)?;
+        remove(&self.path(partition))
+    }
+
+    fn lease(&self, partition: i32) -> Result<Lease, StoreError> {
+        self.leases.take(partition).ok_or_else(|| StoreError::InUse(self.path(partition)))
     }
 
     fn path(&self, partition: i32) -> PathBuf {
@@ -116,7 +123,16 @@ impl Stores {
         let db = DB::open(&options, path).map_err(|error| classify(path, &error))?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Ok(Store { db, path: path.to_owned(), write })
+        Ok(Store { db, path: path.to_owned(), write, _lease: None })
+    }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Unavailable(path.to_owned(), error.to_string()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -137,6 +153,8 @@ pub struct Store {
     db: DB,
     path: PathBuf,
     write: WriteOptions,
+    /// Behind `db`: given back once RocksDB has closed its files (R4).
+    _lease: Option<Lease>,
 }
 
 impl std::fmt::Debug for Store {
@@ -146,12 +164,16 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    fn begin(self, identity: &Identity) -> Result<Store, StoreError> {
+    fn leased(self, lease: Lease) -> Store {
+        Store { _lease: Some(lease), ..self }
+    }
+
+    fn begin(self, identity: &Identity, lease: Lease) -> Result<Store, StoreError> {
         let mut batch = WriteBatch::default();
         batch.put(schema::IDENTITY, schema::encode(identity));
         batch.put(schema::CHECKPOINT, schema::encode(&Checkpoint { position: 0, at_end_ms: i64::MAX }));
         self.db.write_opt(batch, &self.write).map_err(|error| classify(&self.path, &error))?;
-        Ok(self)
+        Ok(self.leased(lease))
     }
 
     fn value<T: bincode::Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {

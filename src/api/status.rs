@@ -82,6 +82,8 @@ pub struct Task {
     topic: String,
     /// Its partition.
     partition: i32,
+    /// Which of the instance's engine threads has it, from 1.
+    thread: usize,
     /// `restoring`, `running` or `closing`.
     state: &'static str,
     /// The next offset to read.
@@ -110,6 +112,7 @@ impl Task {
             role: task.role,
             topic: task.topic.to_string(),
             partition: task.partition,
+            thread: task.thread,
             state: task.state.as_str(),
             position: task.position,
             committed: task.committed,

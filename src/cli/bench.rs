@@ -74,6 +74,10 @@ pub struct BenchOptions {
 /// Runs the load and tells what it took.
 pub fn bench(options: &BenchOptions, doors: Router<Front>, output: Output) -> Result<(), CliError> {
     let mut config = options.config.load()?;
+    if !options.no_check {
+        verify::has_reference(&config)
+            .map_err(|error| CliError::misused(error.to_string()).hint("--no-check leaves the comparison out"))?;
+    }
     let run = uuid::Uuid::new_v4().simple().to_string();
     let folder = std::env::temp_dir().join(format!("tidegate-bench-{run}"));
     config.application.id = format!("tidegate-bench-{}", &run[..8]);

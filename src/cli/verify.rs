@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::{Config, StampSource};
+use crate::config::{Config, StampSource, Superseded};
 use crate::event::StampedEvent;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
@@ -89,6 +89,7 @@ pub fn verify(
     handler: &Arc<dyn DynHandler>,
     timeout: Duration,
 ) -> Result<Report, VerifyError> {
+    has_reference(config)?;
     let subject = find(log, config)?;
     let ends = ends(log, &subject)?;
     let group = &config.application.id;
@@ -116,6 +117,21 @@ pub fn verify(
 
 fn ends(log: &dyn Log, subject: &Subject) -> Result<Vec<Watermarks>, LogError> {
     subject.sources.iter().map(|of| log.watermarks(of)).collect()
+}
+
+/// Whether the configuration leads to a state that the serial reference can tell beforehand.
+///
+/// # Errors
+/// [`VerifyError::Usage`] with the reason where it does not.
+pub fn has_reference(config: &Config) -> Result<(), VerifyError> {
+    match config.processing.superseded {
+        Superseded::Expand => Ok(()),
+        Superseded::Drop => Err(VerifyError::Usage(
+            "processing.superseded = \"drop\": whether an event comes too late, and its children do not exist, is a matter \
+             of timing, so there is no reference to compare with; only \"expand\" has one"
+                .into(),
+        )),
+    }
 }
 
 /// Whether all that stands on the source, and all that it led to, is processed and committed.

@@ -1,5 +1,6 @@
 //! Step 7 of 8: one transaction per commit and engine thread: children, changelog entries, output records,
 //! dead letters, progress and positions, together or not at all (protocol P1).
+//! Without transactions: `acknowledged.rs` (C5 to C8).
 //!
 //! C1: what the engine hands over is complete; nothing is added while the transaction is under way.
 //! C2: an unknown outcome is decided by reading the committed positions, never guessed (protocol P5).
@@ -7,10 +8,11 @@
 //! C4: a transaction refused for its generation is tried again under a newer membership only while no
 //!     loss of partitions was told between its composition and that membership (protocol P2).
 
+mod acknowledged;
 mod mark;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,11 +20,12 @@ use prost::Message;
 
 use crate::changelog;
 use crate::clock;
+use crate::config::Guarantee;
 use crate::counts;
 use crate::log::outbox::Outbox;
 use crate::log::{
-    Append, CommitError, Headers, Log, LogError, Membership, NewRecord, OffsetCommit, Producer, Receipt,
-    TopicPartition, Transaction,
+    Append, Appender, CommitError, Headers, Log, LogError, Member, Membership, NewRecord, OffsetCommit, Producer,
+    Receipt, TopicPartition, Transaction,
 };
 use crate::metrics;
 use crate::output::Output;
@@ -30,6 +33,7 @@ use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
 use crate::topics::{self, Topics};
+use acknowledged::Acknowledged;
 pub use mark::{FORMAT, Mark};
 
 /// The pause between tries while the log does not answer.
@@ -73,22 +77,39 @@ pub enum Ended {
 }
 
 /// The membership of now, as the engine has heard of it; counts how often partitions were lost.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Current {
-    latest: Mutex<(u64, Option<Membership>)>,
+    state: Mutex<(u64, Option<Membership>)>,
+    /// How long a newer membership is waited for.
+    patience: Duration,
     revoking: AtomicBool,
 }
 
+impl Default for Current {
+    fn default() -> Current {
+        Current::patient(NEWER_WITHIN)
+    }
+}
+
 impl Current {
+    /// One whose newer memberships are waited for at most so long.
+    pub fn patient(patience: Duration) -> Current {
+        Current { state: Mutex::default(), patience, revoking: AtomicBool::new(false) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (u64, Option<Membership>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The group has a new generation, in which everything not lost is still owned.
     pub fn renew(&self, membership: &Membership) {
         self.revoking.store(false, Ordering::Release);
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(membership.clone());
+        self.state().1 = Some(membership.clone());
     }
 
     /// Partitions were lost: nothing composed before may be committed under a later membership (protocol P2).
     pub fn lose(&self) {
-        let mut current = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.state();
         *current = (current.0 + 1, None);
     }
 
@@ -104,14 +125,20 @@ impl Current {
 
     /// How often partitions were lost so far.
     pub fn losses(&self) -> u64 {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.state().0
+    }
+
+    /// The membership of now; `None` when there is none or partitions were lost.
+    fn latest(&self, losses: u64) -> Option<Membership> {
+        let current = self.state();
+        if current.0 == losses { current.1.clone() } else { None }
     }
 
     /// A membership other than `stale`, waited for a while; `None` when there is none or partitions were lost.
     fn newer(&self, stale: &Membership, losses: u64) -> Option<Membership> {
-        let deadline = clock::now() + NEWER_WITHIN;
+        let deadline = clock::now() + self.patience;
         loop {
-            let current = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let current = self.state().clone();
             match current {
                 (now, _) if now != losses => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
@@ -125,66 +152,104 @@ impl Current {
 /// Takes why nothing can be committed; `None` = it can be again, or is not tried any more.
 pub type Report = Box<dyn Fn(Option<LogError>) + Send>;
 
-/// Carries transactions out, on a thread of its own.
-pub struct Committer {
-    log: Arc<dyn Log>,
-    topics: Topics,
-    group: String,
-    producer: Box<dyn Producer>,
-    producer_id: String,
-    current: Arc<Current>,
-    output: Option<Output>,
-    report: Report,
+/// How ids of producers without transactions end: nothing of theirs can be open.
+pub const PLAIN: &str = "-plain";
+
+/// Carries commits out, on a thread of its own.
+pub trait Committer: Send {
+    /// Carries one commit out and returns when it is decided. While the log does not answer it tries
+    /// on, unless `stop` says that nobody waits any more. `losses` is [`Current::losses`] as it was when
+    /// the work was handed over.
+    fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended;
 }
 
-impl Committer {
-    /// A committer with a fresh producer under `producer_id`, for the group of the application. With
-    /// `output` it also tells the output topic.
-    pub fn new(
-        log: Arc<dyn Log>,
-        topics: Topics,
-        group: &str,
-        producer_id: &str,
-        current: Arc<Current>,
-        output: Option<Output>,
-        report: Report,
-    ) -> Result<Committer, LogError> {
-        let producer = log.producer(producer_id)?;
-        let (group, producer_id) = (group.to_owned(), producer_id.to_owned());
-        Ok(Committer { log, topics, group, producer, producer_id, current, output, report })
+/// What a committer works with.
+pub struct Setup {
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// Names.
+    pub topics: Topics,
+    /// The group: the application's id.
+    pub group: String,
+    /// Stands in the marks.
+    pub producer_id: String,
+    /// The membership's calls.
+    pub member: Arc<dyn Member>,
+    /// The membership of now.
+    pub current: Arc<Current>,
+    /// The output topic, where there is one.
+    pub output: Option<Output>,
+    /// Tells why nothing can be committed.
+    pub report: Report,
+}
+
+/// What a committer appends with, by `processing.guarantee`.
+pub enum Means {
+    /// `exactly_once`
+    Transactions(Box<dyn Producer>),
+    /// `at_least_once`
+    Acknowledgements(Box<dyn Appender>),
+}
+
+impl Means {
+    /// The producer's id for thread `thread` of this incarnation of the process.
+    pub fn id(guarantee: Guarantee, application: &str, incarnation: &str, thread: usize) -> String {
+        let plain = if guarantee == Guarantee::AtLeastOnce { PLAIN } else { "" };
+        format!("{application}-{incarnation}-{thread}{plain}")
     }
 
-    /// Carries one transaction out and returns when it is decided. While the log does not answer it
-    /// tries on, unless `stop` says that nobody waits any more. `losses` is [`Current::losses`] as it was
-    /// when the work was handed over.
-    pub fn carry_out(&mut self, work: Work, losses: u64, stop: impl Fn() -> bool) -> Ended {
+    /// Fresh ones under this id.
+    pub fn open(log: &dyn Log, guarantee: Guarantee, producer_id: &str) -> Result<Means, LogError> {
+        match guarantee {
+            Guarantee::ExactlyOnce => log.producer(producer_id).map(Means::Transactions),
+            Guarantee::AtLeastOnce => log.appender(producer_id).map(Means::Acknowledgements),
+        }
+    }
+
+    /// The committer that uses them.
+    pub fn committer(self, setup: Setup) -> Box<dyn Committer> {
+        match self {
+            Means::Transactions(producer) => Box::new(Transactional { setup, producer }),
+            Means::Acknowledgements(appender) => Box::new(Acknowledged::new(setup, appender)),
+        }
+    }
+}
+
+/// Carries transactions out.
+struct Transactional {
+    setup: Setup,
+    producer: Box<dyn Producer>,
+}
+
+impl Committer for Transactional {
+    fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         let number = work.number;
-        let mut transaction = self.compose(work);
+        let mut transaction = compose(&self.setup.topics, self.setup.output.as_ref(), work);
         let reason = loop {
             match self.producer.commit(&transaction) {
                 Ok(receipt) => {
-                    (self.report)(None);
+                    (self.setup.report)(None);
                     return Ended::Committed(receipt);
                 }
                 // Nothing of it is wrong: it waits here, complete, until it is let in. A revoke does not wait with it.
                 Err(CommitError::Unauthorized(reason)) => {
-                    (self.report)(Some(LogError::Unauthorized(reason.clone())));
+                    (self.setup.report)(Some(LogError::Unauthorized(reason.clone())));
                     std::thread::sleep(DENIED);
-                    if stop() || self.current.is_revoking() || self.current.losses() != losses {
-                        (self.report)(None);
+                    if stop() || self.setup.current.is_revoking() || self.setup.current.losses() != losses {
+                        (self.setup.report)(None);
                         return aborted("refused", reason);
                     }
                 }
                 Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
-                Err(CommitError::Stale(reason)) => match self.current.newer(&transaction.membership, losses) {
+                Err(CommitError::Stale(reason)) => match self.setup.current.newer(&transaction.membership, losses) {
                     Some(membership) => transaction.membership = membership,
                     None => return aborted("rebalance", reason),
                 },
                 Err(CommitError::Fenced(reason)) => {
                     // Certainly not committed: a revoke need not wait until the producer is usable again.
-                    let current = Arc::clone(&self.current);
+                    let current = Arc::clone(&self.setup.current);
                     let _ = self.recover(&|| stop() || current.is_revoking());
                     return aborted("fenced", reason);
                 }
@@ -192,37 +257,39 @@ impl Committer {
             }
         };
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
-        match self.recover(&stop).and_then(|()| self.decide(number, &transaction.offsets, &stop)) {
+        match self.recover(stop).and_then(|()| self.decide(number, &transaction.offsets, stop)) {
             Some(true) => Ended::Committed(Receipt::default()),
             Some(false) | None => aborted("unknown", reason),
         }
     }
+}
 
+impl Transactional {
     /// C3. When it returns the markers of every earlier transaction of this id are written.
-    fn recover(&mut self, stop: &impl Fn() -> bool) -> Option<()> {
+    fn recover(&mut self, stop: &dyn Fn() -> bool) -> Option<()> {
         while let Err(error) = self.producer.recover() {
             let pause = if matches!(error, LogError::Unauthorized(_)) { DENIED } else { RETRY };
-            (self.report)(Some(error));
+            (self.setup.report)(Some(error));
             std::thread::sleep(pause);
             if stop() {
-                (self.report)(None);
+                (self.setup.report)(None);
                 return None;
             }
         }
-        (self.report)(None);
+        (self.setup.report)(None);
         Some(())
     }
 
     /// C2: a position with our mark of this commit says committed; our mark of an earlier one says not.
     /// Where a partition has moved its mark is another's, and the next partition is looked at.
-    fn decide(&self, number: u64, offsets: &[OffsetCommit], stop: &impl Fn() -> bool) -> Option<bool> {
+    fn decide(&self, number: u64, offsets: &[OffsetCommit], stop: &dyn Fn() -> bool) -> Option<bool> {
         let partitions: Vec<_> = offsets.iter().map(|offset| offset.of.clone()).collect();
         loop {
-            match self.log.committed(&self.group, &partitions, true) {
+            match self.setup.log.committed(&self.setup.group, &partitions, true) {
                 Ok(committed) => {
                     let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
                     return Some(
-                        marks.into_iter().any(|mark| mark.producer == self.producer_id && mark.number == number),
+                        marks.into_iter().any(|mark| mark.producer == self.setup.producer_id && mark.number == number),
                     );
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
@@ -233,29 +300,29 @@ impl Committer {
             std::thread::sleep(RETRY);
         }
     }
+}
 
-    fn compose(&self, work: Work) -> Transaction {
-        let mut outbox = work.outbox;
-        let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
-        let mut appends = outbox.into_appends(&self.topics);
-        if let Some(output) = &self.output {
-            appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
-        }
-        appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
-            let records = changelog_records(&entries, bookkeeping);
-            (!records.is_empty())
-                .then(|| Append { to: TopicPartition::new(&self.topics.changelog, partition), records })
-        }));
-        let order = order::records(work.runs);
-        if !order.is_empty() {
-            appends.push(Append { to: TopicPartition::new(&self.topics.order, 0), records: order });
-        }
-        if !progress.is_empty() {
-            let records = progress.iter().map(progress_record).collect();
-            appends.push(Append { to: TopicPartition::new(&self.topics.progress, 0), records });
-        }
-        Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
+/// What the work appends and commits.
+fn compose(topics: &Topics, output: Option<&Output>, work: Work) -> Transaction {
+    let mut outbox = work.outbox;
+    let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
+    let mut appends = outbox.into_appends(topics);
+    if let Some(output) = output {
+        appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
     }
+    appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
+        let records = changelog_records(&entries, bookkeeping);
+        (!records.is_empty()).then(|| Append { to: TopicPartition::new(&topics.changelog, partition), records })
+    }));
+    let order = order::records(work.runs);
+    if !order.is_empty() {
+        appends.push(Append { to: TopicPartition::new(&topics.order, 0), records: order });
+    }
+    if !progress.is_empty() {
+        let records = progress.iter().map(progress_record).collect();
+        appends.push(Append { to: TopicPartition::new(&topics.progress, 0), records });
+    }
+    Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
 }
 
 /// `word` is the reason in the metrics.

@@ -4,8 +4,9 @@
 //! [`Effect`]; what came of it returns as an [`Input`]. So a test steps the very same code with a seed.
 //!
 //! E1: a record is taken in only under the epoch of its partition's latest start.
-//! E2: state, children, dead letters, counts and positions of an event go into the same transaction.
-//! E3: after a transaction that is not committed every task begins anew from the log (protocol P1).
+//! E2: state, children, dead letters, counts and positions of an event go into the same commit, which is one
+//!     transaction or, with `at_least_once`, one that may be there in part when it fails.
+//! E3: after a commit that failed every task begins anew from the log (protocol P1).
 
 mod assignment;
 mod awake;
@@ -28,6 +29,7 @@ use super::view::Totals;
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::dead_letter::Reason;
+use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
@@ -154,7 +156,13 @@ pub struct Setting {
     pub producer_id: String,
     /// Where this instance's HTTP answers.
     pub address: String,
-    /// The bytes of committed entries that may wait above the stores.
+    /// Which of the instance's threads this is, from 1.
+    pub thread: usize,
+    /// Its share of `processing.max_in_flight`.
+    pub max_in_flight: usize,
+    /// Its share of `processing.max_buffered`, in bytes.
+    pub max_buffered: usize,
+    /// The bytes of committed entries that may wait above its stores.
     pub overlay_bytes: usize,
 }
 
@@ -316,7 +324,7 @@ impl<C: Calls> Engine<C> {
 
     /// Lets an event begin, or wait for its key or for a free place.
     fn admit(&mut self, partition: i32, queued: Queued, now: Instant) {
-        let full = self.running >= self.setting.config.processing.max_in_flight;
+        let full = self.running >= self.setting.max_in_flight;
         let Some(task) = self.tasks.get_mut(&partition) else { return };
         let key = &queued.event.event.key;
         if full || task.queue.holds(key) {
@@ -334,15 +342,17 @@ impl<C: Calls> Engine<C> {
     fn begin(&mut self, partition: i32, queued: Queued, now: Instant) -> bool {
         let Some(task) = self.tasks.get_mut(&partition) else { return false };
         let event = &queued.event;
-        let decision =
-            task.overlay.held(&event.event.key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
+        let policy = self.setting.config.processing.superseded;
+        let decide = |held: Option<&Entry>| gate::decide(&event.stamp, held.map(|held| &held.stamp), policy);
+        let decision = task.overlay.held(&event.event.key, decide);
         let superseded = match decision {
             Ok(Decision::Apply) => false,
             Ok(Decision::Expand) => true,
-            Ok(Decision::Duplicate) => {
+            Ok(skipped @ (Decision::Duplicate | Decision::Drop)) => {
                 self.composing.touch(&self.membership);
                 execute::skip(event, &mut self.composing.outbox);
-                self.complete(partition, &queued, Outcome::Duplicate);
+                let outcome = if skipped == Decision::Drop { Outcome::Superseded } else { Outcome::Duplicate };
+                self.complete(partition, &queued, outcome);
                 return false;
             }
             Err(error) => {
@@ -376,10 +386,12 @@ impl<C: Calls> Engine<C> {
             return;
         }
         let event = &queued.event;
-        let held = task.overlay.held(&key, |held| gate::decide(&event.stamp, held.map(|held| &held.stamp)));
+        // It ran, so it is not dropped any more (and K1 lets nothing newer pass it).
+        let newer = |held: Option<&Entry>| held.is_none_or(|held| event.stamp > held.stamp);
+        let held = task.overlay.held(&key, newer);
         match held {
-            Ok(decision) => {
-                let superseded = decision != Decision::Apply;
+            Ok(newer) => {
+                let superseded = !newer;
                 if !self.settle(partition, queued, superseded, finished.verdict, now) {
                     self.proceed(partition, key, now);
                 }
@@ -444,7 +456,7 @@ impl<C: Calls> Engine<C> {
     /// The key's next events, until one holds it or none is left.
     fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
         loop {
-            let full = self.running >= self.setting.config.processing.max_in_flight;
+            let full = self.running >= self.setting.max_in_flight;
             let Some(task) = self.tasks.get_mut(&partition) else { return };
             if full {
                 self.line.push_back((partition, task.incarnation, key));

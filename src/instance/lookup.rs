@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::commit::Mark;
 use super::engine::{Answered, Listing, Question};
 use super::view::{KeyEntry, ListQuery, Lookup, Page};
-use super::{Instance, blocking, topology};
+use super::{Instance, blocking, threads, topology};
 use crate::entry::Entry;
 use crate::event::Action;
 use crate::log::{LogError, TopicPartition};
@@ -28,8 +28,8 @@ impl Instance {
     pub async fn lookup(&self, key: Bytes) -> Lookup {
         let partition = partition_of(&key, self.config().processing.partitions);
         let not_ready = |reason: String| Lookup::NotReady { partition, reason };
-        let asked = key.clone();
-        let Some(answered) = self.ask(|answer| Question::Lookup(asked, answer)).await else {
+        let answers = self.ask(|answer| Question::Lookup(key.clone(), answer)).await;
+        let Some(answered) = answers.and_then(threads::of_owner) else {
             return not_ready(self.why_silent());
         };
         match answered {
@@ -51,9 +51,11 @@ impl Instance {
     pub async fn list(&self, query: ListQuery) -> Result<Page, String> {
         let mut query = query;
         loop {
-            let asked = query.clone();
-            let answered = self.ask(|answer| Question::List(asked, answer)).await;
-            let listings = answered.ok_or_else(|| self.why_silent())??;
+            let answers = self.ask(|answer| Question::List(query.clone(), answer)).await;
+            let answers = answers.ok_or_else(|| self.why_silent())?;
+            // K1: a thread that cannot answer now speaks for all.
+            let listings: Vec<Vec<Listing>> = answers.into_iter().collect::<Result<_, _>>()?;
+            let listings: Vec<Listing> = listings.into_iter().flatten().collect();
             let of = query.clone();
             let page = blocking(move || page(&of, &listings)).await.ok_or("the instance stops")?;
             let page = page.map_err(|error| error.to_string())?;

@@ -11,17 +11,23 @@ use std::time::Duration;
 use crate::changelog::ReadError;
 use crate::clock;
 use crate::config::{self, StampSource};
-use crate::instance::commit::{self, Mark};
+use crate::instance::commit::{self, Mark, PLAIN};
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
 use crate::progress::{History, Until};
 use crate::sequencer::order;
-use crate::store::Stores;
 use crate::store::schema::Identity;
+use crate::store::{StoreError, Stores};
 use crate::task::restore::{self, Plan, RestoreError, Restored};
 use crate::topics::Topics;
 
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// The pause while a store is in use: one that another thread has just given back is free in a moment.
+const SOON: Duration = Duration::from_millis(5);
+
+/// After this long a store that is still in use is reported.
+const FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
 const DENIED: Duration = Duration::from_secs(1);
@@ -92,7 +98,7 @@ impl Opener {
         }
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
         let dead: BTreeSet<String> = marks
-            .filter(|mark| !mark.released && mark.producer != self.mark.producer)
+            .filter(|mark| !mark.released && mark.producer != self.mark.producer && !mark.producer.ends_with(PLAIN))
             .map(|mark| mark.producer)
             .collect();
         for producer in dead {
@@ -145,6 +151,7 @@ impl Opener {
             remaining(records);
             valid()
         };
+        let begun = clock::now();
         loop {
             // A newer opening of the partition may have its store already.
             if !valid() {
@@ -157,8 +164,10 @@ impl Opener {
                 }
                 Err(RestoreError::Unwanted) => return Err(OpenError::Moved),
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
+                // Another thread of this instance has given the partition back and is not quite through with it.
+                Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => SOON,
                 Err(error) => {
-                    if let RestoreError::Store(crate::store::StoreError::Corrupted(..)) = &error {
+                    if let RestoreError::Store(StoreError::Corrupted(..)) = &error {
                         tracing::warn!(%error, "the store is set aside and restored");
                         let _ = self.stores.wipe(partition);
                     }

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
-use super::commit::{Committer, Current, Mark, Work};
+use super::commit::{Committer, Current, Mark, Means, Setup, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
 use super::judging::Judge;
 use super::opening::{OpenError, Opener};
@@ -26,7 +26,7 @@ use crate::store::Stores;
 /// Batches that may wait for the engine; beyond, the member's thread waits.
 const BATCHES: usize = 8;
 
-/// Partitions restored at the same time.
+/// Partitions restored at the same time, over all threads.
 const RESTORERS: usize = 4;
 
 /// Inputs taken in one round before effects are looked at.
@@ -43,6 +43,7 @@ pub(super) struct Beginning {
     pub(super) stores: Stores,
     pub(super) calls: RuntimeCalls,
     pub(super) finished: Receiver<Finished>,
+    pub(super) means: Means,
 }
 
 /// A running engine thread.
@@ -59,18 +60,17 @@ impl EngineThread {
         beginning: Beginning,
         failed: impl Fn(StartError) + Send + Sync + 'static,
     ) -> Result<EngineThread, LogError> {
-        let Beginning { log, setting, topology, stores, calls, finished } = beginning;
+        let Beginning { log, setting, topology, stores, calls, finished, means } = beginning;
         let failed: Failed = Arc::new(failed);
         let (events_in, events) = bounded(BATCHES);
         let (inputs_in, inputs) = unbounded();
         let left = Arc::new(AtomicBool::new(false));
         let group = setting.config.application.id.clone();
         let current = Arc::new(Current::default());
-        let topics = setting.topics.clone();
-        let wanted = Wanted::of(&setting.config, &topics);
+        let wanted = Wanted::of(&setting.config, &setting.topics);
         let (ask, told) = (Arc::clone(&log), inputs_in.clone());
         let is_told = Cell::new(false);
-        let report = move |why: Option<LogError>| {
+        let report_commits = move |why: Option<LogError>| {
             if is_told.replace(why.is_some()) || why.is_some() {
                 let why = why.map(|error| match wanted.explained(ask.as_ref(), error) {
                     LogError::Unauthorized(why) => why,
@@ -79,11 +79,21 @@ impl EngineThread {
                 drop(told.send(Input::Trouble("commit".into(), why)));
             }
         };
-        let (id, now) = (&setting.producer_id, Arc::clone(&current));
-        let committer = Committer::new(Arc::clone(&log), topics, &group, id, now, topology.output, Box::new(report))?;
-        let join = topology::join(&setting.config, &setting.topics);
+        let mut join = topology::join(&setting.config, &setting.topics);
+        let name = setting.thread;
+        join.client_id = format!("{}-{name}", join.client_id);
         // The engine outlives the member, but for a process that is going down.
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event))))?;
+        let committer = means.committer(Setup {
+            log: Arc::clone(&log),
+            topics: setting.topics.clone(),
+            group: group.clone(),
+            producer_id: setting.producer_id.clone(),
+            member: Arc::clone(&member),
+            current: Arc::clone(&current),
+            output: topology.output,
+            report: Box::new(report_commits),
+        });
         let report = inputs_in.clone();
         let judge = Judge {
             log: Arc::clone(&log),
@@ -109,6 +119,7 @@ impl EngineThread {
             delete_retention_ms: topology.delete_retention_ms,
             report: Box::new(move |of, text| drop(report.send(Input::Trouble(of.to_string(), text)))),
         };
+        let restorers = RESTORERS.div_ceil(setting.config.processing.threads);
         let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
         let surroundings = Surroundings {
             works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
@@ -119,8 +130,9 @@ impl EngineThread {
             left: Arc::clone(&left),
             current,
             wanted: Arc::default(),
+            restorers,
         };
-        let thread = thread::Builder::new().name("engine".into());
+        let thread = thread::Builder::new().name(format!("engine-{name}"));
         let stop = Arc::clone(&left);
         let thread = thread
             .spawn(move || {
@@ -185,6 +197,8 @@ struct Surroundings {
     /// The openings and judgements that the engine still waits for: what was revoked meanwhile ends by itself, or it
     /// would keep its store from the next opening of the partition.
     wanted: Arc<Mutex<BTreeSet<u64>>>,
+    /// How many partitions it restores at the same time.
+    restorers: usize,
 }
 
 fn run(
@@ -256,7 +270,7 @@ fn run(
 }
 
 fn spawn_committer(
-    mut committer: Committer,
+    mut committer: Box<dyn Committer>,
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     alarm: Alarm,
@@ -265,7 +279,7 @@ fn spawn_committer(
     let carry_out = move || {
         let _alarm = alarm;
         for (work, losses) in works {
-            let ended = committer.carry_out(work, losses, || left.load(Ordering::Acquire));
+            let ended = committer.carry_out(work, losses, &|| left.load(Ordering::Acquire));
             if inputs.send(Input::Ended(ended)).is_err() {
                 return;
             }
@@ -325,7 +339,7 @@ impl Surroundings {
     /// time; each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
         let (opener, inputs, left) = (Arc::clone(&self.opener), self.inputs.clone(), Arc::clone(&self.left));
-        let wanted = Arc::clone(&self.wanted);
+        let (wanted, restorers) = (Arc::clone(&self.wanted), self.restorers);
         let open = move || {
             let waits = |epoch: &u64| wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(epoch);
             let valid = || !left.load(Ordering::Acquire) && partitions.iter().any(|(_, epoch)| waits(epoch));
@@ -377,7 +391,7 @@ impl Surroundings {
                 }
             };
             thread::scope(|scope| {
-                for _ in 0..RESTORERS {
+                for _ in 0..restorers {
                     scope.spawn(restore_next);
                 }
             });

@@ -39,6 +39,8 @@ pub struct TaskStatus {
     pub topic: Arc<str>,
     /// Its partition.
     pub partition: i32,
+    /// Which of the instance's engine threads has it, from 1.
+    pub thread: usize,
     /// Where it is in its life.
     pub state: TaskState,
     /// The next offset to read.

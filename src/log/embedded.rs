@@ -14,7 +14,7 @@
 //! | `write.rs`       | writing (E9, E10)                                                 |
 //! | `topics.rs`      | topics: made, described, purged, deleted (T1)                     |
 //! | `transaction.rs` | transactions in steps (X1 to X3)                                  |
-//! | `producer.rs`    | the producer: a transaction in one write (X4)                     |
+//! | `producer.rs`    | the producers: a transaction, or what needs none, in one write (X4) |
 //! | `balance.rs`     | who is to have which partition                                    |
 //! | `group.rs`       | the group's coordinator (G1, G2)                                  |
 //! | `member.rs`      | a member's thread (M1 to M3)                                      |
@@ -45,14 +45,14 @@ use rocksdb::{DB, DBCompressionType, Options};
 use self::folder::Folder;
 use self::group::Group;
 use self::member::EmbeddedMember;
-use self::producer::EmbeddedProducer;
+use self::producer::{EmbeddedAppender, EmbeddedProducer};
 use self::read::PartitionReader;
 use self::schema::MetaRow;
 use self::state::{Place, Shared};
 use self::write::Staged;
 use super::{
-    Append, Committed, EventSink, Isolation, Join, Log, LogError, Member, Membership, NewTopic, OffsetCommit, Producer,
-    Reader, TopicDescription, TopicPartition, Watermarks,
+    Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, Membership, NewTopic, OffsetCommit,
+    Producer, Reader, TopicDescription, TopicPartition, Watermarks,
 };
 
 /// How the log is kept.
@@ -260,6 +260,11 @@ impl Log for EmbeddedLog {
 
     fn producer(&self, transactional_id: &str) -> Result<Box<dyn Producer>, LogError> {
         Ok(Box::new(EmbeddedProducer::new(Arc::clone(&self.shared), transactional_id)?))
+    }
+
+    fn appender(&self, _name: &str) -> Result<Box<dyn Appender>, LogError> {
+        self.shared.writable()?;
+        Ok(Box::new(EmbeddedAppender::new(Arc::clone(&self.shared))))
     }
 
     fn fence(&self, transactional_id: &str) -> Result<(), LogError> {

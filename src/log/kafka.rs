@@ -10,6 +10,7 @@ mod errors;
 mod group;
 mod member;
 mod native;
+mod plain;
 mod producer;
 mod properties;
 mod reader;
@@ -22,21 +23,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use settings::{KafkaOptions, check_properties};
 
 use admin::Questions;
-use append::Appender;
+use append::Appender as SharedAppender;
 use member::KafkaMember;
+use plain::KafkaAppender;
 use producer::KafkaProducer;
 use reader::KafkaReader;
 
 use super::{
-    Append, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Operation, Producer, Reader,
-    TopicDescription, TopicPartition, Watermarks,
+    Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Operation, Producer,
+    Reader, TopicDescription, TopicPartition, Watermarks,
 };
 
 /// A Kafka cluster.
 pub struct KafkaLog {
     options: Arc<KafkaOptions>,
     questions: Arc<Questions>,
-    appender: Mutex<Option<Appender>>,
+    appender: Mutex<Option<SharedAppender>>,
 }
 
 impl KafkaLog {
@@ -60,6 +62,10 @@ impl Log for KafkaLog {
         Ok(Box::new(KafkaProducer::open(&self.options, &self.questions, transactional_id)?))
     }
 
+    fn appender(&self, name: &str) -> Result<Box<dyn Appender>, LogError> {
+        Ok(Box::new(KafkaAppender::open(&self.options, name)?))
+    }
+
     fn fence(&self, transactional_id: &str) -> Result<(), LogError> {
         KafkaProducer::open(&self.options, &self.questions, transactional_id).map(drop)
     }
@@ -68,7 +74,7 @@ impl Log for KafkaLog {
         let mut slot = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
         let mut appender = match slot.take() {
             Some(appender) => appender,
-            None => Appender::open(&self.options)?,
+            None => SharedAppender::open(&self.options)?,
         };
         let appended = appender.append(&append);
         if !appender.broken() {

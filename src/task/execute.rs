@@ -74,7 +74,7 @@ pub fn refuse(event: &StampedEvent, attempts: u32, reason: &Reason, outbox: &mut
     Executed::Refused
 }
 
-/// The event is the one that its key already holds: done without a trace.
+/// The event is the one that its key already holds, or one that is dropped: done without a trace.
 pub fn skip(event: &StampedEvent, outbox: &mut Outbox) {
     outbox.counts.push(Count::consumed(&event.stamp, event.retry));
 }

@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 
+use crate::config::Superseded;
 use crate::stamp::Stamp;
 
 /// What is to be done with an event.
@@ -14,16 +15,21 @@ pub enum Decision {
     /// It came too late to change the key, but its children belong into the serial order all the same:
     /// run, spawn, write nothing.
     Expand,
+    /// It came too late to change the key, and `processing.superseded = "drop"` leaves it at that: do nothing.
+    Drop,
     /// It is the event that the key already holds: its children exist. Do nothing.
     Duplicate,
 }
 
 /// Decides for an event of stamp `event` at a key whose greatest stamp is `held`.
-pub fn decide(event: &Stamp, held: Option<&Stamp>) -> Decision {
+pub fn decide(event: &Stamp, held: Option<&Stamp>, superseded: Superseded) -> Decision {
     match held.map_or(Ordering::Greater, |held| event.cmp(held)) {
         Ordering::Greater => Decision::Apply,
         Ordering::Equal => Decision::Duplicate,
-        Ordering::Less => Decision::Expand,
+        Ordering::Less => match superseded {
+            Superseded::Expand => Decision::Expand,
+            Superseded::Drop => Decision::Drop,
+        },
     }
 }
 
@@ -34,11 +40,13 @@ mod tests {
     #[test]
     fn the_table_of_the_contract() {
         let stamp = |text: &str| text.parse::<Stamp>().unwrap();
-        let decide = |event, held: Option<&str>| super::decide(&stamp(event), held.map(stamp).as_ref());
-        assert_eq!(decide("5", None), Decision::Apply);
-        assert_eq!(decide("5", Some("4/9")), Decision::Apply);
-        assert_eq!(decide("5/0", Some("5/0")), Decision::Duplicate);
-        assert_eq!(decide("1/0", Some("2")), Decision::Expand);
-        assert_eq!(decide("5.g1", Some("5/3/3")), Decision::Apply);
+        for (policy, too_late) in [(Superseded::Expand, Decision::Expand), (Superseded::Drop, Decision::Drop)] {
+            let decide = |event, held: Option<&str>| super::decide(&stamp(event), held.map(stamp).as_ref(), policy);
+            assert_eq!(decide("5", None), Decision::Apply);
+            assert_eq!(decide("5", Some("4/9")), Decision::Apply);
+            assert_eq!(decide("5/0", Some("5/0")), Decision::Duplicate);
+            assert_eq!(decide("1/0", Some("2")), too_late);
+            assert_eq!(decide("5.g1", Some("5/3/3")), Decision::Apply);
+        }
     }
 }

@@ -28,8 +28,10 @@ const BATCH: usize = 16 << 20;
 pub struct Restored {
     /// Its store, at the changelog's end.
     pub store: Arc<Store>,
-    /// What is complete, from the committed position on.
+    /// What is complete, from the committed position on, or from beyond it where the bookkeeping knows more.
     pub done: DoneSet,
+    /// The group's committed position of the task's partition.
+    pub committed: i64,
     /// How many records were read.
     pub records: u64,
     /// Why an earlier store was not used.
@@ -113,7 +115,7 @@ pub fn restore(
     // A crash before this write restores from the last checkpoint on; after it, from the end.
     tail.write(&store, Checkpoint { position: reached.max(from), at_end_ms: clock::wall_ms() })?;
     let done = done_set(&store, plan)?;
-    Ok(Restored { store: Arc::new(store), done, records: tail.records, rebuilt })
+    Ok(Restored { store: Arc::new(store), done, committed: plan.committed, records: tail.records, rebuilt })
 }
 
 /// Why a store of this checkpoint cannot be continued (Z2).
@@ -136,7 +138,7 @@ fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
     let Some(bytes) = store.bookkeeping()? else { return Ok(DoneSet::new(plan.committed)) };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);
     let snapshot = bookkeeping::decode(bytes).map_err(|error| failed(error.to_string()))?;
-    // A group's offsets expire; the snapshot's position is at most the committed one where they have not (P23).
+    // A group's offsets expire (P23), and without transactions a commit may have ended between the two (C6).
     DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
         .ok_or_else(|| failed("its runs are not in order".into()))
 }

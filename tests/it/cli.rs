@@ -162,3 +162,17 @@ fn the_demo_shows_that_234_is_added() {
     assert!(said.contains("superseded") && said.contains("keys are equal"), "{said}");
     assert!(!said.contains('\x1b'), "no colours where nobody sees them");
 }
+
+#[test]
+fn verify_has_no_reference_for_what_is_dropped() {
+    let folder = tempdir().unwrap();
+    let drop = ["--set", "processing.superseded=drop"];
+    let instance = Running::start(folder.path(), &drop);
+    instance.command(&["send", "123:ADD"]).ok();
+    instance.holds("123", "ADD");
+    let scripted = ["verify", "--set", "handler.kind=scripted", "--set", "processing.partitions=4"];
+    let said = run(folder.path(), &[&scripted[..], &drop].concat()).failed(2);
+    assert!(said.contains("processing.superseded = \"drop\"") && said.contains("timing"), "{said}");
+    let said = run(folder.path(), &["bench", "--events", "10", drop[0], drop[1]]).failed(2);
+    assert!(said.contains("timing") && said.contains("--no-check"), "{said}");
+}

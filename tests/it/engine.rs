@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::config::{Cascade, Config, OutputFormat, StampSource};
+use tidegate::config::{Cascade, Config, Guarantee, OutputFormat, StampSource, Superseded};
 use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
@@ -39,6 +39,16 @@ struct Kind {
     /// Engines at the start.
     nodes: u32,
     stamp: StampSource,
+    superseded: Superseded,
+    guarantee: Guarantee,
+}
+
+impl Kind {
+    /// Nothing goes wrong on one engine with the defaults.
+    const fn new(first: u64, count: u64) -> Kind {
+        let (stamp, superseded, guarantee) = (StampSource::Offset, Superseded::Expand, Guarantee::ExactlyOnce);
+        Kind { first, count, faults: &[], bad_commits: 0, nodes: 1, stamp, superseded, guarantee }
+    }
 }
 
 fn plan(rng: &mut Rng, stamp: StampSource) -> (Config, Scripts, u32, usize) {
@@ -81,6 +91,8 @@ fn run(kind: &Kind, seed: u64) {
     // The engine's jitter.
     fastrand::seed(seed);
     let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
+    config.processing.superseded = kind.superseded;
+    config.processing.guarantee = kind.guarantee;
     let topics = Topics::new(&config.application.id, &config.source.topics);
     // Not in memory: RocksDB reserves files ahead, which costs nothing on a disk only.
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -101,6 +113,7 @@ fn run(kind: &Kind, seed: u64) {
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=6) };
     let seldom = rng.u32(40..400);
     let mut world = World::new(plan, workload, folder, log, rng);
+    world.dies_in_commits = kind.faults.contains(&Fault::Crash);
     for _ in 0..kind.nodes {
         let folder = world.free_folder();
         world.join(folder);
@@ -110,6 +123,9 @@ fn run(kind: &Kind, seed: u64) {
         check::order(&mut world);
     }
     check::books(&mut world);
+    if kind.superseded == Superseded::Drop {
+        return check::dropped(&world);
+    }
     check::changelog(&world);
     check::output(&world);
     check::lookups(&mut world);
@@ -147,45 +163,77 @@ fn run_all(kind: &Kind) {
 /// K1 to K3, T1, T2, X1, X2, Q1, Q2, N1: one engine, nothing goes wrong.
 #[test]
 fn the_final_state_is_that_of_one_thread_with_one_queue() {
-    run_all(&Kind { first: 1000, count: 100, faults: &[], bad_commits: 0, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind::new(1000, 100));
 }
 
 /// E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
 #[test]
 fn nothing_of_a_transaction_that_failed_is_left() {
-    run_all(&Kind { first: 2000, count: 50, faults: &[], bad_commits: 8, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind { bad_commits: 8, ..Kind::new(2000, 50) });
 }
 
 /// E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
 #[test]
 fn after_any_crash_everything_has_happened_once() {
     let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
-    run_all(&Kind { first: 3000, count: 50, faults, bad_commits: 5, nodes: 1, stamp: StampSource::Offset });
+    run_all(&Kind { faults, bad_commits: 5, ..Kind::new(3000, 50) });
 }
 
 /// G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
 #[test]
 fn however_partitions_move_everything_has_happened_once() {
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 4000, count: 50, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Offset });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, ..Kind::new(4000, 50) });
 }
 
 /// Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions that
 /// move between engines.
 #[test]
 fn sequences_in_headers_lead_to_the_same_state_from_wherever_they_are_read() {
-    run_all(&Kind { first: 5000, count: 50, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Header });
+    run_all(&Kind { bad_commits: 5, stamp: StampSource::Header, ..Kind::new(5000, 50) });
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 6000, count: 40, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Header });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, stamp: StampSource::Header, ..Kind::new(6000, 40) });
 }
 
 /// U1, B1, P22: the order is that in which the sequencer reads, whoever that is.
 #[test]
 fn the_order_of_arrival_is_given_once_however_the_sequencer_moves() {
-    run_all(&Kind { first: 7000, count: 30, faults: &[], bad_commits: 5, nodes: 1, stamp: StampSource::Arrival });
+    run_all(&Kind { bad_commits: 5, stamp: StampSource::Arrival, ..Kind::new(7000, 30) });
     let faults = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
-    run_all(&Kind { first: 8000, count: 30, faults, bad_commits: 5, nodes: 2, stamp: StampSource::Arrival });
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, stamp: StampSource::Arrival, ..Kind::new(8000, 30) });
     // The seat comes back to a member that had it before.
     let faults = &[Fault::Join, Fault::Leave, Fault::Leave];
-    run_all(&Kind { first: 9000, count: 30, faults, bad_commits: 0, nodes: 3, stamp: StampSource::Arrival });
+    run_all(&Kind { faults, nodes: 3, stamp: StampSource::Arrival, ..Kind::new(9000, 30) });
+}
+
+/// The gate's third policy: what comes too late is consumed without a call and without children.
+#[test]
+fn what_is_dropped_leaves_nothing_and_is_counted() {
+    let faults = &[Fault::Crash, Fault::Join, Fault::Leave];
+    run_all(&Kind { faults, bad_commits: 5, superseded: Superseded::Drop, ..Kind::new(14_000, 20) });
+}
+
+/// C5 to C7, D1: without transactions; commits fail between and in the middle of their stages.
+#[test]
+fn without_transactions_a_commit_that_failed_costs_no_child() {
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { bad_commits: 8, guarantee, ..Kind::new(10_000, 30) });
+}
+
+/// C5, C6, R1, Z1: the process dies at any moment, between any two stages and in the middle of them.
+#[test]
+fn without_transactions_no_crash_costs_a_child_or_an_entry() {
+    let faults = &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { faults, bad_commits: 5, guarantee, ..Kind::new(11_000, 40) });
+}
+
+/// G1, T2, A1, P6: engines join, leave and die. None is expelled: that one would go on writing unfenced.
+#[test]
+fn without_transactions_partitions_move_in_good_order() {
+    let faults = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
+    let guarantee = Guarantee::AtLeastOnce;
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, ..Kind::new(12_000, 30) });
+    let stamp = StampSource::Header;
+    run_all(&Kind { faults, bad_commits: 5, nodes: 2, guarantee, stamp, ..Kind::new(13_000, 20) });
 }

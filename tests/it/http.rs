@@ -157,3 +157,20 @@ fn in_flight_tells_what_failed() {
     assert_eq!((&event["key"], &event["stamp"]), (&"bad".into(), &"0".into()));
     assert!(event["age_ms"].is_number() && event["attempt"].is_number(), "{event}");
 }
+
+#[test]
+fn what_is_dropped_spawns_nothing_and_is_counted_as_superseded() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "processing.superseded=drop"]);
+    let late = json!({ "key": "234", "action": "REMOVE", "payload": { "spawn": [{ "key": "345", "action": "ADD" }] } });
+    let first = json!({ "key": "123", "action": "ADD", "payload": { "work_ms": 500, "spawn": [late] } });
+    instance.send(&format!("{first}\n{}", json!({ "key": "234", "action": "ADD" })));
+    instance.holds("123", "ADD");
+    instance.drained();
+    assert_eq!(instance.holds("234", "ADD")["stamp"], "1");
+    assert_eq!(instance.get("/api/v1/keys/345").0, 404);
+    let (_, metrics) = instance.get_text("/metrics");
+    let count =
+        metrics.lines().find(|line| line.starts_with("tidegate_events_processed_total{outcome=\"superseded\"}"));
+    assert_eq!(count.and_then(|line| line.rsplit(' ').next()), Some("1"), "{metrics}");
+}

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod check;
 mod fresh;
+mod guarantees;
 pub mod load;
 mod output;
 mod refusals;

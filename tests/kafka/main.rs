@@ -1,6 +1,7 @@
 //! The log port and whole instances on a real Kafka broker.
 
 mod acls;
+mod appender;
 mod broker;
 mod cluster;
 mod kit;

@@ -55,6 +55,12 @@ impl Checks<'_> {
         let replication = processing.replication_factor;
         self.in_range("processing.replication_factor", &replication, (0..=factor).contains(&replication));
         self.in_range("processing.max_in_flight", &processing.max_in_flight, processing.max_in_flight >= 1);
+        let threads = processing.threads;
+        self.in_range("processing.threads", &threads, (1..=64).contains(&threads));
+        if (2..=64).contains(&threads) && (1..threads).contains(&processing.max_in_flight) {
+            let what = format!("is shared out among processing.threads = {threads}; each needs at least one call");
+            self.problem("processing.max_in_flight", &processing.max_in_flight, &what);
+        }
         self.in_range("cascade.max_depth", &cascade.max_depth, (1..=255).contains(&cascade.max_depth));
         let children = cascade.max_children;
         self.in_range("cascade.max_children", &children, children >= 1 && u32::try_from(children).is_ok());
@@ -140,6 +146,14 @@ impl Checks<'_> {
             if names.internal().iter().any(|name| ***name == **topic) {
                 self.problem("source.topics", &value, &format!("{topic:?} is an internal topic of this application"));
             }
+        }
+        if (config.source.stamp, config.processing.guarantee) == (StampSource::Arrival, Guarantee::AtLeastOnce) {
+            self.problem(
+                "processing.guarantee",
+                &"\"at_least_once\"",
+                "source.stamp = \"arrival\" needs \"exactly_once\": without transactions a record whose place in the order \
+                 was given just before a crash is read again and gets a second one",
+            );
         }
         match config.source.stamp {
             StampSource::Offset if topics.len() != 1 => self.problem(

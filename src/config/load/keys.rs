@@ -10,8 +10,6 @@ use super::{PROPERTIES, flatten, shown, unflatten};
 /// Keys of the documented set whose subject does not exist yet, with the default where it is accepted.
 const LATER: &[(&str, Option<&str>)] = &[
     ("source.max_disorder", None),
-    ("processing.superseded", Some("\"expand\"")),
-    ("processing.threads", Some("1")),
     ("processing.standby_replicas", Some("0")),
     ("handler.endpoints", Some("[\"http://127.0.0.1:50051\"]")),
     ("handler.tls", None),
@@ -25,7 +23,7 @@ const LATER: &[(&str, Option<&str>)] = &[
 ];
 
 /// Values of existing keys whose subject does not exist yet.
-const LATER_VALUES: &[(&str, &[&str])] = &[("processing.guarantee", &["at_least_once"]), ("handler.kind", &["grpc"])];
+const LATER_VALUES: &[(&str, &[&str])] = &[("handler.kind", &["grpc"])];
 
 /// Ranges in words, where the type alone does not tell them.
 const RANGES: &[(&str, &str)] = &[
@@ -33,6 +31,7 @@ const RANGES: &[(&str, &str)] = &[
     ("processing.partitions", "1 to 10000"),
     ("processing.replication_factor", "0 (the broker's default) to 32767"),
     ("processing.max_in_flight", "at least 1"),
+    ("processing.threads", "1 to 64"),
     ("cascade.max_depth", "1 to 255"),
     ("cascade.max_children", "1 to 4294967295"),
     ("handler.retry.factor", "a number of at least 1"),

@@ -115,6 +115,9 @@ fn wrong_values_say_what_is_allowed() {
     fails(flag("processing.partitions", "many"), &["processing.partitions = \"many\"", "1 to 10000"]);
     fails(flag("processing.partitions", "0"), &["processing.partitions = 0", "1 to 10000"]);
     fails(flag("processing.partitions", "10001"), &["1 to 10000"]);
+    fails(flag("processing.threads", "0"), &["processing.threads = 0", "1 to 64"]);
+    fails(flag("processing.threads", "65"), &["1 to 64"]);
+    fails(from_file("[processing]\nthreads = 4\nmax_in_flight = 3"), &["max_in_flight = 3", "processing.threads = 4"]);
     fails(flag("source.epoch", "256"), &["source.epoch = 256", "0 to 255"]);
     fails(flag("cascade.max_depth", "256"), &["1 to 255"]);
     fails(flag("cascade.max_depth", "0"), &["1 to 255"]);
@@ -147,6 +150,17 @@ fn wrong_values_say_what_is_allowed() {
 }
 
 #[test]
+fn the_order_of_arrival_needs_transactions() {
+    let mut config = Config::default();
+    config.source.stamp = crate::config::StampSource::Arrival;
+    config.processing.guarantee = Guarantee::AtLeastOnce;
+    let told = checks::problems(&config, &BTreeMap::new()).join("\n");
+    assert!(told.contains("processing.guarantee = \"at_least_once\"") && told.contains("arrival"), "{told}");
+    config.processing.guarantee = Guarantee::ExactlyOnce;
+    assert_eq!(checks::problems(&config, &BTreeMap::new()), Vec::<String>::new());
+}
+
+#[test]
 fn all_problems_are_told() {
     fails(from_file("[cascade]\nmax_depth = 0\nmax_children = 0"), &["max_depth", "max_children"]);
     fails(from_file("[cascade]\nmx = 0\n[cscade]\nmy = 0"), &["cascade.mx", "cscade.my"]);
@@ -163,9 +177,6 @@ fn broken_files_are_named_with_the_line() {
 #[test]
 fn what_does_not_exist_yet_is_not_unknown() {
     for (key, value) in [
-        ("processing.guarantee", "at_least_once"),
-        ("processing.superseded", "drop"),
-        ("processing.threads", "2"),
         ("processing.standby_replicas", "all"),
         ("handler.kind", "grpc"),
         ("replay.postgres", "postgres://x"),
@@ -173,9 +184,7 @@ fn what_does_not_exist_yet_is_not_unknown() {
     ] {
         fails(flag(key, value), &[key, "not available in this version"]);
     }
-    for (key, value) in
-        [("processing.superseded", "expand"), ("processing.threads", "1"), ("state.marker_retention", "24h")]
-    {
+    for (key, value) in [("state.marker_retention", "24h"), ("processing.standby_replicas", "0")] {
         assert!(flag(key, value).is_ok(), "{key}");
     }
 }

@@ -63,7 +63,7 @@ impl<C: Calls> Engine<C> {
 
     fn assigned(&mut self, partitions: Vec<TopicPartition>, membership: Membership) {
         metrics::rebalanced("assigned");
-        tracing::info!(partitions = ?names(&partitions), "assigned");
+        tracing::info!(thread = self.setting.thread, partitions = ?names(&partitions), "assigned");
         self.trouble("group", None);
         // The events come in order: what is still owned here was owned through the new generation, too,
         // or its loss would have been told before. So the open composition may go on under it (P2).
@@ -125,7 +125,13 @@ impl<C: Calls> Engine<C> {
             }
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
             metrics::restore_remaining(of.partition, 0);
-            let task = Task::new(of.partition, epoch, restored.store, restored.done);
+            let committed = restored.committed;
+            let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
+            if committed < position {
+                // What is done and not committed is committed now: there may be nothing else to commit ever again.
+                self.composing.touch(&self.membership);
+                (task.committed, task.touched) = (committed, true);
+            }
             self.tasks.insert(of.partition, task);
             if of.partition == SEQUENCERS_PARTITION && self.reads_by_hand() {
                 // Others may have counted on since this thread had the seat.
@@ -140,7 +146,7 @@ impl<C: Calls> Engine<C> {
 
     fn revoked(&mut self, mut partitions: Vec<TopicPartition>, done: Sender<()>) {
         metrics::rebalanced("revoked");
-        tracing::info!(partitions = ?names(&partitions), "revoked");
+        tracing::info!(thread = self.setting.thread, partitions = ?names(&partitions), "revoked");
         // The sources that are read by hand go with the task that the sequencer sits by.
         partitions.extend(self.go_with(&partitions));
         let mut dropped = Vec::new();

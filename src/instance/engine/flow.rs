@@ -14,7 +14,7 @@ use crate::task::done::MAX_RUNS;
 impl<C: Calls> Engine<C> {
     pub(super) fn serve_line(&mut self, now: Instant) {
         for _ in 0..self.line.len() {
-            if self.running >= self.setting.config.processing.max_in_flight {
+            if self.running >= self.setting.max_in_flight {
                 return;
             }
             let Some((partition, incarnation, key)) = self.line.pop_front() else { return };
@@ -47,7 +47,7 @@ impl<C: Calls> Engine<C> {
 
     /// Pauses delivery while too much is read and not committed, and resumes it when that is over.
     pub(super) fn adjust_flow(&mut self) {
-        let limit = self.setting.config.processing.max_buffered;
+        let limit = self.setting.max_buffered;
         let committing = self.committing.as_ref().map_or(0, |committing| committing.bytes);
         let used = self.buffered + self.composing.outbox.bytes + committing;
         // Commits go on while a disk stalls, and what they leave above the stores must not grow for ever.

@@ -138,20 +138,20 @@ impl<C: Calls> Engine<C> {
         let repartition = &self.setting.topics.repartition;
         let mut tasks = Vec::new();
         for (of, slot) in &self.sources {
-            let mut status = blank("source", of.topic.clone(), of.partition, TaskState::Running);
+            let mut status = self.blank("source", of.topic.clone(), of.partition, TaskState::Running);
             (status.position, status.committed) = (slot.source.position, slot.source.committed);
             tasks.push(status);
         }
         for (of, opening) in &self.opening {
             let role = if of.topic == *repartition { "task" } else { "source" };
-            let mut status = blank(role, of.topic.clone(), of.partition, TaskState::Restoring);
+            let mut status = self.blank(role, of.topic.clone(), of.partition, TaskState::Restoring);
             status.restore_remaining = opening.remaining;
             tasks.push(status);
         }
         let mut store_size = (0, 0);
         for (partition, task) in &self.tasks {
             let state = if task.closing { TaskState::Closing } else { TaskState::Running };
-            let mut status = blank("task", repartition.clone(), *partition, state);
+            let mut status = self.blank("task", repartition.clone(), *partition, state);
             (status.position, status.committed) = (task.position, task.committed);
             status.in_flight = task.queue.running();
             status.waiting = task.queue.len() - task.queue.running();
@@ -171,20 +171,21 @@ impl<C: Calls> Engine<C> {
             totals: self.totals,
         }
     }
-}
 
-fn blank(role: &'static str, topic: Arc<str>, partition: i32, state: TaskState) -> TaskStatus {
-    TaskStatus {
-        role,
-        topic,
-        partition,
-        state,
-        position: 0,
-        committed: 0,
-        lag: None,
-        in_flight: 0,
-        waiting: 0,
-        oldest_age_ms: 0,
-        restore_remaining: None,
+    fn blank(&self, role: &'static str, topic: Arc<str>, partition: i32, state: TaskState) -> TaskStatus {
+        TaskStatus {
+            role,
+            topic,
+            partition,
+            thread: self.setting.thread,
+            state,
+            position: 0,
+            committed: 0,
+            lag: None,
+            in_flight: 0,
+            waiting: 0,
+            oldest_age_ms: 0,
+            restore_remaining: None,
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::schema::{self, MembershipRow, Slot};
 use super::state::{Core, Shared};
 use super::write::{Encoded, Staged};
-use crate::log::{CommitError, LogError, Membership, OffsetCommit, Producer, Receipt, Transaction};
+use crate::log::{Append, Appender, CommitError, LogError, Membership, OffsetCommit, Producer, Receipt, Transaction};
 
 /// The longest offset metadata, in bytes: a broker's default.
 const MAX_METADATA_BYTES: usize = 4096;
@@ -58,6 +58,33 @@ impl Producer for EmbeddedProducer {
     fn recover(&mut self) -> Result<(), LogError> {
         self.epoch = self.shared.take_over(&self.id)?;
         Ok(())
+    }
+}
+
+/// An [`Appender`] of the embedded log: one write for each call.
+pub(super) struct EmbeddedAppender {
+    shared: Arc<Shared>,
+}
+
+impl EmbeddedAppender {
+    pub(super) fn new(shared: Arc<Shared>) -> EmbeddedAppender {
+        EmbeddedAppender { shared }
+    }
+}
+
+impl Appender for EmbeddedAppender {
+    fn append(&mut self, appends: &[Append], _give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+        let encoded = appends.iter().map(|append| self.shared.encode(append, 0));
+        let encoded: Vec<Encoded> = encoded.collect::<Result<_, _>>()?;
+        if encoded.is_empty() {
+            return Ok(());
+        }
+        let core = self.shared.core();
+        let mut staged = Staged::default();
+        for encoded in &encoded {
+            staged.records(encoded);
+        }
+        self.shared.carry_out(&core, staged)
     }
 }
 

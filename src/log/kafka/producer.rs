@@ -17,7 +17,7 @@ use super::admin;
 use super::errors::{of_failure, passing};
 use super::native::{Client, Code, Failure};
 use super::rights::{self, Resource, is_denial};
-use super::settings::{self, KafkaOptions};
+use super::settings::{self, KafkaOptions, Settings};
 use super::watch::Watch;
 use crate::clock;
 use crate::log::{Append, CommitError, LogError, NewRecord, Producer, Receipt, TopicPartition, Transaction};
@@ -38,9 +38,9 @@ pub struct KafkaProducer {
 }
 
 /// A handle and the thread that takes its delivery reports: without it a commit waits for its next poll.
-struct Served {
-    client: Arc<Client>,
-    watch: Arc<Watch>,
+pub(super) struct Served {
+    pub(super) client: Arc<Client>,
+    pub(super) watch: Arc<Watch>,
     stop: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<(Code, String)>>>,
     spoiled: Arc<AtomicBool>,
@@ -48,10 +48,9 @@ struct Served {
 }
 
 impl Served {
-    fn open(options: &KafkaOptions, id: &str) -> Result<Served, LogError> {
+    pub(super) fn open(settings: &Settings, id: &str) -> Result<Served, LogError> {
         let watch = Arc::new(Watch::new(id));
-        let client = Client::open(false, &settings::transactional(options, id), Arc::clone(&watch), None)
-            .map_err(LogError::Fatal)?;
+        let client = Client::open(false, settings, Arc::clone(&watch), None).map_err(LogError::Fatal)?;
         let client = Arc::new(client);
         let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
         let spoiled = Arc::new(AtomicBool::new(false));
@@ -98,7 +97,8 @@ impl Served {
         }
     }
 
-    fn failed_record(&self) -> Option<(Code, String)> {
+    /// The first record that was refused since the last call.
+    pub(super) fn failed_record(&self) -> Option<(Code, String)> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -185,7 +185,7 @@ impl KafkaProducer {
             });
         }
         for append in &transaction.appends {
-            if let Err(failure) = enqueue(&served.client, append, deadline) {
+            if let Err(failure) = enqueue(&served.client, append, &|| clock::now() < deadline) {
                 return Err(self.abort(served, &format!("produce to {}", append.to), &failure));
             }
         }
@@ -312,7 +312,7 @@ impl Producer for KafkaProducer {
         self.undecided = true;
         self.served = None;
         self.known.clear();
-        let served = Served::open(&self.options, &self.id)?;
+        let served = Served::open(&settings::transactional(&self.options, &self.id), &self.id)?;
         served.init(&self.id, &self.options.prefix, clock::now() + self.options.call_timeout)?;
         self.served = Some(served);
         self.undecided = false;
@@ -328,8 +328,9 @@ fn not_committed(failure: &Failure, why: String) -> CommitError {
     }
 }
 
-/// Hands records over in their order, by batches where they have no headers; waits while the queue is full.
-fn enqueue(client: &Client, append: &Append, deadline: Instant) -> Result<(), Failure> {
+/// Hands records over in their order, by batches where they have no headers; waits while the queue is full and
+/// `wait` says so.
+pub(super) fn enqueue(client: &Client, append: &Append, wait: &dyn Fn() -> bool) -> Result<(), Failure> {
     let mut rest: &[NewRecord] = &append.records;
     while let Some(first) = rest.first() {
         let run = rest.iter().take(BATCH).take_while(|record| record.headers.is_empty()).count();
@@ -345,9 +346,7 @@ fn enqueue(client: &Client, append: &Append, deadline: Instant) -> Result<(), Fa
         };
         rest = &rest[done..];
         match result {
-            Err(failure) if failure.code == Code::QueueFull && clock::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(2))
-            }
+            Err(failure) if failure.code == Code::QueueFull && wait() => std::thread::sleep(Duration::from_millis(2)),
             other => other?,
         }
     }

@@ -232,6 +232,13 @@ pub fn administration(options: &KafkaOptions) -> Settings {
     own_first(options, &[], |name| !consumers_only(name) && !producers_only(name))
 }
 
+/// A producer of commits without transactions: idempotent, and it never stops trying by itself.
+pub fn acknowledged(options: &KafkaOptions) -> Settings {
+    let mut settings = producing(options);
+    put(&mut settings, &[("message.timeout.ms", s("0")), ("delivery.report.only.error", s("true"))]);
+    settings
+}
+
 /// A plain idempotent producer.
 pub fn plain_producer(options: &KafkaOptions) -> Settings {
     let mut settings = producing(options);

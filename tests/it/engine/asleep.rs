@@ -110,7 +110,7 @@ fn after_a_pause_the_group_is_asked_first() {
     awake(&mut world, boot + Duration::from_millis(10));
     assert_eq!(ask(&mut world), Said::NotReady, "being awake again proves nothing");
     hand_out(&mut world);
-    let work = world.nodes[0].work.as_ref().expect("a commit of positions alone");
+    let (work, _) = world.nodes[0].work.as_ref().expect("a commit of positions alone");
     assert!(work.changes.iter().all(|(_, entries, _)| entries.is_empty()) && !work.offsets.is_empty());
     assert_eq!(ask(&mut world), Said::NotReady, "not decided yet");
     decide(&mut world);

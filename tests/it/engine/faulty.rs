@@ -6,8 +6,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidegate::log::embedded::EmbeddedLog;
 use tidegate::log::{
-    Append, CommitError, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Producer, Reader,
-    Receipt, Record, TopicDescription, TopicPartition, Transaction, Watermarks,
+    Append, Appender, CommitError, Committed, EventSink, Isolation, Join, Log, LogError, Member, Membership, NewTopic,
+    OffsetCommit, Producer, Reader, Receipt, Record, TopicDescription, TopicPartition, Transaction, Watermarks,
 };
 
 /// What commits come to, drawn from a seed.
@@ -60,6 +60,70 @@ impl Producer for FaultyProducer {
     }
 }
 
+struct FaultyAppender {
+    inner: Box<dyn Appender>,
+    faults: Arc<Faults>,
+}
+
+impl Appender for FaultyAppender {
+    /// What fails has appended nothing, all, or some first records of each partition.
+    fn append(&mut self, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+        let part = match self.faults.draw() {
+            None => return self.inner.append(appends, give_up),
+            Some(0) => Vec::new(),
+            Some(1) => appends.to_vec(),
+            Some(_) => {
+                let mut rng = self.faults.rng.lock().unwrap();
+                let some = |append: &Append| {
+                    let count = rng.usize(..=append.records.len());
+                    Append { to: append.to.clone(), records: append.records[..count].to_vec() }
+                };
+                appends.iter().map(some).filter(|append| !append.records.is_empty()).collect()
+            }
+        };
+        self.inner.append(&part, give_up)?;
+        Err(LogError::Refused("by chance".into()))
+    }
+}
+
+/// A member whose plain commits now and then do not end well; only a committer has it.
+pub struct FaultyMember {
+    /// The member itself.
+    pub inner: Arc<dyn Member>,
+    /// What befalls it.
+    pub faults: Arc<Faults>,
+}
+
+impl Member for FaultyMember {
+    fn start(&self, of: TopicPartition, position: i64, epoch: u64) {
+        self.inner.start(of, position, epoch);
+    }
+
+    fn pause(&self, partitions: Vec<TopicPartition>) {
+        self.inner.pause(partitions);
+    }
+
+    fn resume(&self, partitions: Vec<TopicPartition>) {
+        self.inner.resume(partitions);
+    }
+
+    fn stop(&self, partitions: Vec<TopicPartition>) {
+        self.inner.stop(partitions);
+    }
+
+    fn commit(&self, offsets: &[OffsetCommit], membership: &Membership) -> Result<(), LogError> {
+        match self.faults.draw() {
+            Some(0) => Err(LogError::Migrated("by chance".into())),
+            Some(1) => Err(LogError::Fatal("by chance".into())),
+            _ => self.inner.commit(offsets, membership),
+        }
+    }
+
+    fn leave(&self) {
+        self.inner.leave();
+    }
+}
+
 /// All records from `position` on.
 pub fn read(log: &dyn Log, of: &TopicPartition, position: i64) -> Vec<Record> {
     let end = log.watermarks(of).unwrap().high;
@@ -78,6 +142,10 @@ impl Log for FaultyLog {
 
     fn producer(&self, id: &str) -> Result<Box<dyn Producer>, LogError> {
         Ok(Box::new(FaultyProducer { inner: self.inner.producer(id)?, faults: Arc::clone(&self.faults) }))
+    }
+
+    fn appender(&self, name: &str) -> Result<Box<dyn Appender>, LogError> {
+        Ok(Box::new(FaultyAppender { inner: self.inner.appender(name)?, faults: Arc::clone(&self.faults) }))
     }
 
     fn fence(&self, id: &str) -> Result<(), LogError> {

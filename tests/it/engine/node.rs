@@ -6,24 +6,24 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, unbounded};
 use fastrand::Rng;
-use tidegate::config::Config;
+use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
-use tidegate::instance::commit::{Committer, Ended, Mark, Work};
+use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
 use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
 use tidegate::instance::judging::Judge;
 use tidegate::instance::opening::{OpenError, Opener};
 use tidegate::instance::topology::{self, Topology};
-use tidegate::log::{Join, Log, LogError, Member, Membership, TopicPartition};
+use tidegate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::sequencer::stamps::Beyond;
 use tidegate::store::Stores;
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
 
-use super::faulty::FaultyLog;
+use super::faulty::{FaultyLog, FaultyMember};
 use super::member::{Inbox, Spy};
 use super::workload::Scripts;
 
@@ -33,6 +33,7 @@ pub struct Desk {
     scripts: Scripts,
     at_once: u32,
     max_in_flight: usize,
+    superseded: Superseded,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -41,8 +42,9 @@ pub struct Desk {
 pub struct ScriptedCalls(Rc<RefCell<Desk>>);
 
 impl Calls for ScriptedCalls {
-    fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, _superseded: bool) -> Option<Verdict> {
+    fn begin(&mut self, call: impl FnOnce() -> CallId, queued: &Queued, superseded: bool) -> Option<Verdict> {
         let desk = &mut *self.0.borrow_mut();
+        assert!(!superseded || desk.superseded == Superseded::Expand, "an event that is to be dropped is called");
         let call = call();
         let CallId { partition, incarnation, .. } = call;
         let same_task = |other: &&Finished| (other.call.partition, other.call.incarnation) == (partition, incarnation);
@@ -82,13 +84,15 @@ pub struct Node {
     pub desk: Rc<RefCell<Desk>>,
     pub inbox: Inbox,
     pub member: Arc<Spy>,
-    pub committer: Committer,
+    pub committer: Box<dyn Committer>,
+    /// What the committer knows of the group.
+    current: Arc<Current>,
     pub opener: Opener,
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
     pub judgements: VecDeque<(Beyond, u64)>,
-    /// A transaction handed out and not carried out.
-    pub work: Option<Work>,
+    /// A transaction handed out and not carried out, with the losses told until then.
+    pub work: Option<(Work, u64)>,
     /// Carried out and not told.
     pub ended: Option<Ended>,
     pub flushes: VecDeque<Flush>,
@@ -105,11 +109,9 @@ pub struct Node {
 impl Node {
     /// Joins the group.
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
+        let faults = Arc::clone(&log.faults);
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
-        let (its_log, topics, output) = (Arc::clone(&log), plan.topics.clone(), plan.topology.output.clone());
-        let report = Box::new(|_| {});
-        let committer = Committer::new(its_log, topics, &group, &name, Arc::default(), output, report).unwrap();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
@@ -120,6 +122,18 @@ impl Node {
             group: group.clone(),
             source: plan.config.source.clone(),
         };
+        let means = Means::open(log.as_ref(), plan.config.processing.guarantee, &name).unwrap();
+        let current = Arc::new(Current::patient(Duration::ZERO));
+        let committer = means.committer(Setup {
+            log: Arc::clone(&log),
+            topics: plan.topics.clone(),
+            group: group.clone(),
+            producer_id: name.clone(),
+            member: Arc::new(FaultyMember { inner: Arc::clone(&member) as Arc<dyn Member>, faults }),
+            current: Arc::clone(&current),
+            output: plan.topology.output.clone(),
+            report: Box::new(|_| {}),
+        });
         let opener = Opener {
             log,
             source: plan.config.source.clone(),
@@ -140,6 +154,9 @@ impl Node {
             source_partitions: plan.topology.source_partitions.clone(),
             producer_id: name.clone(),
             address: String::new(),
+            thread: 1,
+            max_in_flight: plan.config.processing.max_in_flight,
+            max_buffered: plan.config.processing.max_buffered,
             overlay_bytes: plan.overlay_bytes,
         };
         let desk = Rc::new(RefCell::new(Desk {
@@ -147,6 +164,7 @@ impl Node {
             scripts: plan.scripts.clone(),
             at_once: plan.at_once,
             max_in_flight: plan.config.processing.max_in_flight,
+            superseded: plan.config.processing.superseded,
             pending: Vec::new(),
         }));
         let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
@@ -158,6 +176,7 @@ impl Node {
             inbox: Inbox::new(events, Arc::clone(&member)),
             member,
             committer,
+            current,
             opener,
             judge,
             judgements: VecDeque::new(),
@@ -175,6 +194,11 @@ impl Node {
 
     /// One input.
     pub fn step(&mut self, input: Input, now: Instant) {
+        match &input {
+            Input::Member(MemberEvent::Assigned { membership, .. }) => self.current.renew(membership),
+            Input::Member(MemberEvent::Revoked { lost: true, .. }) => self.current.lose(),
+            _ => {}
+        }
         self.engine.step(input, now);
         self.check_answer();
     }
@@ -186,7 +210,7 @@ impl Node {
                 Effect::Commit(work) => {
                     assert!(self.work.is_none() && self.ended.is_none(), "one transaction is under way at a time");
                     check_offsets(&work, &self.name);
-                    self.work = Some(*work);
+                    self.work = Some((*work, self.current.losses()));
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
@@ -203,7 +227,7 @@ impl Node {
         if giving_back.lost || giving_back.answered.try_recv() != Err(TryRecvError::Disconnected) {
             return;
         }
-        let touched = self.work.iter().flat_map(|work| &work.offsets);
+        let touched = self.work.iter().flat_map(|(work, _)| &work.offsets);
         let open: Vec<_> = touched.filter(|offset| giving_back.partitions.contains(&offset.of)).collect();
         assert!(open.is_empty(), "G1: {} gave back partitions of an undecided transaction: {open:?}", self.name);
     }
@@ -218,8 +242,8 @@ impl Node {
 
     /// What the committer's thread does.
     pub fn carry_out(&mut self) {
-        let work = self.work.take().expect("asked when there is one");
-        self.ended = Some(self.committer.carry_out(work, 0, || false));
+        let (work, losses) = self.work.take().expect("asked when there is one");
+        self.ended = Some(self.committer.carry_out(work, losses, &|| false));
     }
 
     /// What the flusher's thread does with the next flush; its partition and checkpoint.

@@ -97,6 +97,29 @@ fn a_store_that_is_not_this_partitions_is_set_aside() {
     }
 }
 
+/// R4.
+#[test]
+fn a_store_is_open_once_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = stores(folder.path());
+    let (store, _) = stores.open(&identity()).unwrap();
+    write(&store, &[("a", "1")], 7);
+    let another = Identity { partition: 1, ..identity() };
+    let (_, refused) = stores.open(&another).unwrap();
+    assert_eq!(refused, None, "another partition's store is another store");
+    for stores in [stores.clone(), stores.clone()] {
+        assert!(matches!(stores.open(&identity()), Err(StoreError::InUse(_))));
+        assert!(matches!(stores.wipe(0), Err(StoreError::InUse(_))));
+    }
+    let reader = Arc::new(store);
+    let task = Arc::clone(&reader);
+    drop(task);
+    assert!(matches!(stores.open(&identity()), Err(StoreError::InUse(_))), "someone still reads it");
+    drop(reader);
+    let (store, refused) = stores.open(&identity()).unwrap();
+    assert_eq!((refused, held(&store, "a")), (None, Some("1".into())));
+}
+
 /// R3.
 #[test]
 fn a_value_that_cannot_be_read_is_corrupt_and_no_guess() {

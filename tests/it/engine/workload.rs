@@ -79,7 +79,7 @@ impl Scripts {
     }
 
     /// Why an event that ends like this is a dead letter.
-    fn failure(&self, event: &Event) -> Option<Cause> {
+    pub fn failure(&self, event: &Event) -> Option<Cause> {
         match self.verdict(event, ATTEMPTS) {
             Err(Failure::Reject { .. }) => Some(Cause::Rejected),
             Err(Failure::Retry { .. }) => Some(Cause::Exhausted),

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tempfile::TempDir;
+use tidegate::config::Guarantee;
 use tidegate::instance::commit::{Committer, Ended, Work};
 use tidegate::instance::engine::Input;
+use tidegate::instance::opening::OpenError;
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tidegate::log::{Append, Log, Member, TopicPartition};
 
@@ -91,8 +93,10 @@ pub struct World {
     folder: TempDir,
     log: Option<Arc<FaultyLog>>,
     faults: Arc<Faults>,
+    /// The process may die when a commit was not carried out to its end.
+    pub dies_in_commits: bool,
     /// Transactions of engines that are dead.
-    zombies: Vec<(Committer, Work)>,
+    zombies: Vec<(Box<dyn Committer>, Work)>,
     appended: usize,
     rng: Rng,
     weights: [u32; ACTS],
@@ -123,6 +127,7 @@ impl World {
             folder,
             log: Some(log),
             faults,
+            dies_in_commits: false,
             zombies: Vec::new(),
             appended: 0,
             rng,
@@ -249,6 +254,9 @@ impl World {
             Act::CarryOut => {
                 node.carry_out();
                 note(format!("{} carries out: {:?}", node.name, node.ended));
+                if matches!(node.ended, Some(Ended::Aborted(_))) && self.dies_in_commits && rng.bool() {
+                    return self.die_in_commit(place);
+                }
             }
             Act::Ended => {
                 let ended = node.ended.take().expect("possible");
@@ -308,7 +316,7 @@ impl World {
     fn zombie(&mut self) {
         let (mut committer, work) = self.zombies.pop().expect("possible");
         let number = work.number;
-        let ended = committer.carry_out(work, 0, || false);
+        let ended = committer.carry_out(work, 0, &|| false);
         note(format!("a dead engine's transaction {number}: {ended:?}"));
         assert!(
             matches!(ended, Ended::Aborted(_)),
@@ -340,8 +348,14 @@ impl World {
         }
         // Long enough for any restore here, and an end for one that cannot succeed.
         let asked = std::cell::Cell::new(0);
-        let valid = || asked.replace(asked.get() + 1) < 1000;
+        let wanted = node.engine.opening_epochs().contains(&epoch);
+        let valid = || wanted && asked.replace(asked.get() + 1) < 1000;
         let restored = node.opener.restore(partition, position, &valid, &|_| {});
+        if !wanted && matches!(restored, Err(OpenError::Moved)) {
+            // Nobody waits for it any more; the partition may be at work already under a later epoch.
+            node.opened.push_back(Input::Opened { of, epoch, opened: Err(OpenError::Moved) });
+            return;
+        }
         let restored = restored.unwrap_or_else(|error| panic!("{} restores {partition}: {error}", node.name));
         let changelog = TopicPartition::new(&plan.topics.changelog, partition);
         let known = checkpoints.insert((node.folder.clone(), partition), log.watermarks(&changelog).unwrap().high);
@@ -437,12 +451,22 @@ impl World {
     fn kill(&mut self, place: usize) {
         let node = self.nodes.swap_remove(place);
         let folder = node.folder.clone();
+        // Without transactions nothing fences what it left: that it does not wake up is the condition.
         if let Some((committer, work)) = bury(node)
+            && self.plan.config.processing.guarantee == Guarantee::ExactlyOnce
             && self.rng.bool()
         {
             self.zombies.push((committer, work));
         }
         self.join(folder);
+    }
+
+    /// What ended in the middle of its stages might as well have ended with the process.
+    fn die_in_commit(&mut self, place: usize) {
+        match self.rng.bool() {
+            true => self.crash(|_| {}),
+            false => self.kill(place),
+        }
     }
 
     /// Copies the stores as they are on the disk: what is only in memory is not there.
@@ -481,12 +505,12 @@ impl World {
 }
 
 /// The engine is gone and does nothing any more; what is left of it may be a transaction on its way.
-fn bury(node: Node) -> Option<(Committer, Work)> {
+fn bury(node: Node) -> Option<(Box<dyn Committer>, Work)> {
     let Node { engine, inbox, member, committer, work, leaving, .. } = node;
     drop((engine, inbox));
     member.leave();
     leaving.map(std::thread::JoinHandle::join);
-    work.map(|work| (committer, work))
+    work.map(|(work, _)| (committer, work))
 }
 
 fn copy_folder(from: &Path, to: &Path) {

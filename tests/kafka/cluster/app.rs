@@ -90,7 +90,15 @@ impl App {
 
     /// Starts an instance; its state folder is that of an earlier one of the same name.
     pub fn start(&self, name: &str) -> Instance<'_> {
+        self.start_with(name, &[])
+    }
+
+    /// The same with more settings.
+    pub fn start_with(&self, name: &str, settings: &[&str]) -> Instance<'_> {
         let mut command = self.command(&["run", "--listen", "127.0.0.1:0"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         command.arg("--set").arg(format!("application.instance_id={name}"));
         self.spawn(name, command)
     }
@@ -198,6 +206,14 @@ impl Instance<'_> {
         let Some(status) = status.filter(|status| status["state"] == "running") else { return Vec::new() };
         let partitions = status["partitions"].as_array().into_iter().flatten();
         partitions.filter_map(|partition| partition.as_i64().map(|partition| partition as i32)).collect()
+    }
+
+    /// How many of its engine threads have a running task.
+    pub fn threads(&self) -> usize {
+        let Some(answer) = self.get("/api/v1/tasks") else { return 0 };
+        let tasks = answer["tasks"].as_array().into_iter().flatten();
+        let running = tasks.filter(|task| task["role"] == "task" && task["state"] == "running");
+        running.filter_map(|task| task["thread"].as_u64()).collect::<std::collections::BTreeSet<_>>().len()
     }
 
     /// Sends a signal.
