@@ -18,7 +18,7 @@ fn renewed(world: &mut World) -> (Membership, Vec<TopicPartition>) {
     let node = &mut world.nodes[0];
     node.step(Input::Tick, now);
     node.take_effects(now);
-    let work = node.work.as_ref().expect("P23: a commit of positions");
+    let (work, _) = node.work.as_ref().expect("P23: a commit of positions");
     assert!(work.changes.iter().all(|(_, entries, _)| entries.is_empty()));
     let told = (work.membership.clone(), work.offsets.iter().map(|offset| offset.of.clone()).collect());
     decide(world);
@@ -56,7 +56,7 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     let node = &mut world.nodes[0];
     node.step(Input::Member(MemberEvent::Revoked { partitions: vec![seat.clone()], lost: false, done }), now);
     node.take_effects(now);
-    let released = node.work.as_ref().expect("what goes is given back").offsets.iter();
+    let released = node.work.as_ref().expect("what goes is given back").0.offsets.iter();
     assert!(released.into_iter().all(|offset| offset.metadata.ends_with("released")), "the sources go with the seat");
     decide(&mut world);
     assert!(answered.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected));
