@@ -1,7 +1,7 @@
 //! An engine thread with the threads that wait on its behalf: the member's, the committer's, the
 //! flusher's and, while partitions are opened, theirs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,6 +131,7 @@ impl EngineThread {
             current,
             wanted: Arc::default(),
             restorers,
+            waiting: RefCell::default(),
         };
         let thread = thread::Builder::new().name(format!("engine-{name}"));
         let stop = Arc::clone(&left);
@@ -187,7 +188,7 @@ impl Drop for Alarm {
 
 /// Where effects go.
 struct Surroundings {
-    works: Sender<(Work, u64)>,
+    works: (Sender<(Work, u64)>, JoinHandle<()>),
     flushes: (Sender<Flush>, JoinHandle<()>),
     opener: Arc<Opener>,
     judge: Judge,
@@ -199,6 +200,8 @@ struct Surroundings {
     wanted: Arc<Mutex<BTreeSet<u64>>>,
     /// How many partitions it restores at the same time.
     restorers: usize,
+    /// Openers and judges at work.
+    waiting: RefCell<Vec<JoinHandle<()>>>,
 }
 
 fn run(
@@ -247,7 +250,7 @@ fn run(
         *surroundings.wanted.lock().unwrap_or_else(PoisonError::into_inner) = engine.opening_epochs();
         for effect in effects {
             match effect {
-                Effect::Commit(work) => drop(surroundings.works.send((*work, surroundings.current.losses()))),
+                Effect::Commit(work) => drop(surroundings.works.0.send((*work, surroundings.current.losses()))),
                 Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
                 Effect::Judge(beyond, epoch) => surroundings.judge(beyond, epoch),
@@ -262,11 +265,15 @@ fn run(
             break;
         }
     }
-    // What is on its way into the stores arrives there before the process ends.
+    // What is on its way into the stores arrives there, and nobody has a database open any more when the process ends:
+    // RocksDB does not survive the end of its own statics.
     drop(engine);
-    let (flushes, flusher) = surroundings.flushes;
-    drop(flushes);
-    let _ = flusher.join();
+    let Surroundings { works: (works, committer), flushes: (flushes, flusher), waiting, .. } = surroundings;
+    drop((works, flushes));
+    for thread in waiting.into_inner().into_iter().chain([committer, flusher]) {
+        // A panic has been told by its hook.
+        let _ = thread.join();
+    }
 }
 
 fn spawn_committer(
@@ -274,7 +281,7 @@ fn spawn_committer(
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     alarm: Alarm,
-) -> Sender<(Work, u64)> {
+) -> (Sender<(Work, u64)>, JoinHandle<()>) {
     let (works_in, works) = bounded::<(Work, u64)>(1);
     let carry_out = move || {
         let _alarm = alarm;
@@ -285,8 +292,8 @@ fn spawn_committer(
             }
         }
     };
-    thread::Builder::new().name("committer".into()).spawn(carry_out).expect("the process can start a thread");
-    works_in
+    let thread = thread::Builder::new().name("committer".into()).spawn(carry_out);
+    (works_in, thread.expect("the process can start a thread"))
 }
 
 fn spawn_flusher(inputs: Sender<Input>) -> (Sender<Flush>, JoinHandle<()>) {
@@ -332,7 +339,14 @@ impl Surroundings {
                 let _ = inputs.send(Input::Judged(beyond, epoch, judgement));
             }
         };
-        thread::Builder::new().name("judge".into()).spawn(decide).expect("the process can start a thread");
+        self.spawn("judge", decide);
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let thread = thread::Builder::new().name(name.into()).spawn(work).expect("the process can start a thread");
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|thread| !thread.is_finished());
+        waiting.push(thread);
     }
 
     /// Claims the partitions on a thread of its own, then restores the tasks among them, several at a
@@ -396,6 +410,6 @@ impl Surroundings {
                 }
             });
         };
-        thread::Builder::new().name("opener".into()).spawn(open).expect("the process can start a thread");
+        self.spawn("opener", open);
     }
 }
