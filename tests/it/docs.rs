@@ -195,7 +195,7 @@ fn http_paths_exist() {
             .any(|route| route.len() == path.len() && route.iter().zip(&path).all(|(of, part)| same(of, part)))
     };
     assert!(is_there("/api/v1/keys/123") && !is_there("/api/v1/kees") && !is_there("/api/v1/status/123"));
-    let missing = missing(r"(?:^|[\s`(:0-9])(/(?:api/v1/[a-z0-9/{}-]+|livez|readyz|startupz))", is_there);
+    let missing = missing(r"(?:^|[\s`(:0-9])(/(?:api/v1/[a-z0-9/{}.-]+|livez|readyz|startupz))", is_there);
     assert!(missing.is_empty(), "no such path:\n{}", missing.join("\n"));
 }
 
