@@ -84,7 +84,13 @@ pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
             }
         };
         match failed {
-            Some(error) => Err(error.into()),
+            Some(error) => {
+                // What it still holds is given back, and no thread has a database open when the process ends.
+                if let Err(unfinished) = process.stop().await {
+                    info!("{unfinished}");
+                }
+                Err(error.into())
+            }
             None => {
                 process.stop().await?;
                 info!("stopped");
