@@ -79,9 +79,6 @@ impl Builder {
             failed = process.instance.failed() => Some(failed),
             _ = told_to_stop() => None,
         };
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(process.stop().await?),
-        }
+        Ok(process.end(failed).await?)
     }
 }

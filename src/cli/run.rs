@@ -83,20 +83,9 @@ pub fn run(options: &RunOptions, doors: Router<Front>) -> Result<(), CliError> {
                 None
             }
         };
-        match failed {
-            Some(error) => {
-                // What it still holds is given back, and no thread has a database open when the process ends.
-                if let Err(unfinished) = process.stop().await {
-                    info!("{unfinished}");
-                }
-                Err(error.into())
-            }
-            None => {
-                process.stop().await?;
-                info!("stopped");
-                Ok(())
-            }
-        }
+        process.end(failed).await?;
+        info!("stopped");
+        Ok(())
     });
     // What still waits for a log that does not answer must not hold the process beyond its time.
     runtime.shutdown_background();

@@ -65,6 +65,16 @@ impl Process {
         format!("{}://{}", self.scheme, self.address)
     }
 
+    /// Stops it because it was told to, or because it cannot go on for the reason `failed`: what it holds is given
+    /// back either way, and no thread of its has a database open when the process ends.
+    ///
+    /// # Errors
+    /// `failed`, or a shutdown that was not done in time.
+    pub async fn end(self, failed: Option<StartError>) -> Result<(), StartError> {
+        let stopped = self.stop().await;
+        failed.map_or(stopped, Err)
+    }
+
     /// Hands back what is in flight, commits and leaves, within `processing.shutdown_timeout`. Health and
     /// metrics answer until the instance has ended.
     pub async fn stop(self) -> Result<(), StartError> {
