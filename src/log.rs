@@ -235,7 +235,8 @@ pub struct Join {
     pub client_id: String,
     /// Topics to share with the other members.
     pub topics: Vec<Arc<str>>,
-    /// Topics that are not shared: whoever starts one of their partitions reads it (protocol P22).
+    /// Topics that are not shared: whoever starts one of their partitions reads it, and that is to be the owner of
+    /// partition 0 of the first of `topics` (protocol P22).
     pub unshared: Vec<Arc<str>>,
     /// Topics whose record headers are wanted.
     pub with_headers: Vec<Arc<str>>,

@@ -3,7 +3,7 @@
 //! H1: only the application's own records tell whether it starts for the first time; the group's positions
 //!     expire (protocol P17, P23).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct History {
     positions: BTreeMap<(String, i32), proto::SourcePosition>,
     /// The greatest sequence of each epoch, with `stamp = "header"`.
     greatest: BTreeMap<u32, u64>,
+    /// Every epoch that was sequenced under.
+    epochs: BTreeSet<u32>,
 }
 
 /// Why the past does not go with the configuration. The message names the key and the next step.
@@ -58,8 +60,11 @@ pub enum Until {
     End,
 }
 
-/// How long [`Until::Stable`] takes silence for the end.
+/// How long [`Until::Stable`] takes silence behind a record for the end.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long the next record may take, where silence is no end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl History {
     /// Reads the whole topic.
@@ -71,7 +76,16 @@ impl History {
         let mut history = History::default();
         let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, true)?;
         let mut heard = clock::now();
-        while reader.position() < ends.high && (until == Until::End || heard.elapsed() < SILENCE) {
+        while reader.position() < ends.high {
+            // A new consumer needs its time for the first record.
+            if until == Until::Stable && reader.position() > ends.low && heard.elapsed() > SILENCE {
+                break;
+            }
+            if heard.elapsed() > PATIENCE {
+                let at = reader.position();
+                let high = ends.high;
+                return Err(LogError::Retriable(format!("{of} gives nothing from {at} to {high}, its end")));
+            }
             for record in reader.next(POLL)? {
                 heard = clock::now();
                 if !is_counts(&record) {
@@ -87,6 +101,7 @@ impl History {
     }
 
     fn take(&mut self, at: proto::SourcePosition) {
+        self.epochs.insert(at.epoch);
         if let Some(sequence) = at.greatest {
             let greatest = self.greatest.entry(at.epoch).or_default();
             *greatest = sequence.max(*greatest);
@@ -104,6 +119,17 @@ impl History {
     pub fn position(&self, of: &TopicPartition, topic_id: &str) -> Option<i64> {
         let at = self.positions.get(&(of.topic.to_string(), of.partition))?;
         Some(if at.topic_id == topic_id { at.position } else { 0 })
+    }
+
+    /// Whether the topic of a partition is another one than when it was read last.
+    pub fn is_renewed(&self, of: &TopicPartition, topic_id: &str) -> bool {
+        let at = self.positions.get(&(of.topic.to_string(), of.partition));
+        at.is_some_and(|at| !at.topic_id.is_empty() && at.topic_id != topic_id)
+    }
+
+    /// Whether events were sequenced under another epoch than this one.
+    pub fn has_other_epochs(&self, epoch: u8) -> bool {
+        self.epochs.iter().any(|other| *other != u32::from(epoch))
     }
 
     /// Whether the application may go on with this configuration. `topic_ids` are those of the source topics now.

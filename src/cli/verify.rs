@@ -19,6 +19,7 @@ use crate::config::{Config, StampSource, Superseded};
 use crate::event::StampedEvent;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
+use crate::progress::{History, Until};
 use crate::reference::{self, Held, Reference};
 use crate::stamp::Stamp;
 use crate::topics::Topics;
@@ -101,6 +102,14 @@ pub fn verify(
                 ends.low
             )));
         }
+    }
+    let progress = TopicPartition::new(&Topics::new(group, &[]).progress, 0);
+    if History::read(log, &progress, Until::Stable)?.has_other_epochs(config.source.epoch) {
+        return Err(VerifyError::Failed(format!(
+            "events were received under another source.epoch than {}, too, and the records do not tell which were: there \
+             is no reference to compare with",
+            config.source.epoch
+        )));
     }
     quiescence::wait(log, group, &subject, &ends, timeout)?;
     let letters = read::letters(log, &subject.dead_letter)?;

@@ -180,6 +180,8 @@ pub struct Engine<C> {
     composing: Composition,
     committing: Option<Committing>,
     commits: u64,
+    /// Transactions aborted since the last that was committed.
+    aborts: u32,
     last_commit: Instant,
     last_flush: Instant,
     last_renewal: Instant,
@@ -214,6 +216,7 @@ impl<C: Calls> Engine<C> {
             composing,
             committing: None,
             commits: 0,
+            aborts: 0,
             last_commit: now,
             last_flush: now,
             last_renewal: now,

@@ -1,6 +1,7 @@
 //! Judges a record whose sequence lies so far above the others that it may be a mistake (protocol P18).
 //!
-//! J2: a record is judged when every other source partition has been read to its end, against the greatest
+//! J2: a record is judged when every other source partition has been read to the end that it had when the record was
+//!     met (a later one would recede for ever under a steady stream), against the greatest
 //!     sequence of the whole application; so it does not matter who reads which partition, and when.
 //! J3: partitions that are held at such a record themselves would wait for each other: what stands behind it is not
 //!     waited for, and of the held records the one with the least sequence is judged first.
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::topology::source_partitions;
+use crate::clock;
 use crate::config;
 use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
 use crate::progress::{History, Until};
@@ -20,6 +22,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long one look waits for a record that stands in the log.
 const POLL: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A partition that stands for so long is told.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// What a judge needs to know.
 #[derive(Clone)]
@@ -34,29 +40,71 @@ pub struct Judge {
     pub source: config::Source,
 }
 
+/// One record being judged: the ends of the other partitions as they were when it was met.
+pub struct Case {
+    held: Beyond,
+    ends: Option<Vec<(TopicPartition, i64)>>,
+}
+
+impl Case {
+    /// A record that was just met.
+    pub fn new(held: Beyond) -> Case {
+        Case { held, ends: None }
+    }
+
+    /// The record.
+    pub fn held(&self) -> &Beyond {
+        &self.held
+    }
+}
+
 impl Judge {
-    /// Looks until it can judge; `None` when nobody waits any more.
-    pub fn wait(&self, held: &Beyond, valid: &dyn Fn() -> bool) -> Option<Judgement> {
-        while valid() {
-            match self.look(held) {
-                Ok(Some(judgement)) => return Some(judgement),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, of = %held.of, "cannot judge a record yet"),
+    /// Looks until it can judge; `None` when nobody waits any more. `report` is told what takes long.
+    pub fn wait(&self, held: &Beyond, valid: &dyn Fn() -> bool, report: &dyn Fn(Option<String>)) -> Option<Judgement> {
+        let (mut case, begun, mut told) = (Case::new(held.clone()), clock::now(), false);
+        let mut judgement = None;
+        while judgement.is_none() && valid() {
+            let why = match self.look(&mut case) {
+                Ok(found) => {
+                    judgement = found;
+                    "the other source partitions are read first".to_owned()
+                }
+                Err(error) => error.to_string(),
+            };
+            if judgement.is_none() {
+                if !told && begun.elapsed() > TOLD_AFTER {
+                    told = true;
+                    let (of, offset, sequence) = (&held.of, held.offset, held.sequence);
+                    report(Some(format!(
+                        "{of} stands at offset {offset}: its sequence {sequence} is far above all others, and to judge \
+                         it {why}"
+                    )));
+                }
+                std::thread::sleep(PAUSE);
             }
-            std::thread::sleep(PAUSE);
         }
-        None
+        if told {
+            report(None);
+        }
+        judgement
     }
 
     /// The judgement, if all that it depends on has been read.
     ///
     /// # Errors
     /// What the log says; it may be asked again.
-    pub fn look(&self, held: &Beyond) -> Result<Option<Judgement>, LogError> {
+    pub fn look(&self, case: &mut Case) -> Result<Option<Judgement>, LogError> {
         let log = self.log.as_ref();
-        let partitions = source_partitions(log, &self.topics)?;
-        // 1. How far all partitions are sequenced and committed.
-        let committed = log.committed(&self.group, &partitions, true)?;
+        let held = &case.held;
+        if case.ends.is_none() {
+            let others = source_partitions(log, &self.topics)?.into_iter().filter(|of| *of != held.of);
+            let ends = others.map(|of| log.watermarks(&of).map(|ends| (of, ends.high)));
+            case.ends = Some(ends.collect::<Result<_, _>>()?);
+        }
+        let others = case.ends.as_deref().unwrap_or_default();
+        // 1. How far the other partitions are sequenced and committed.
+        let names: Vec<_> = others.iter().map(|(of, _)| of.clone()).collect();
+        let committed = log.committed(&self.group, &names, true)?;
         // 2. The greatest sequence: what lies below those positions is told in the same transactions.
         let progress = TopicPartition::new(&self.topics.progress, 0);
         let history = History::read(log, &progress, Until::End)?;
@@ -66,9 +114,9 @@ impl Judge {
         if !beyond(held.sequence) {
             return Ok(Some(Judgement { greatest }));
         }
-        // 3. What stands at the positions of the others (J2, J3).
-        for (of, committed) in partitions.iter().zip(committed).filter(|(of, _)| **of != held.of) {
-            let Some(head) = self.head(of, committed.map(|committed| committed.position))? else { continue };
+        // 3. What stands at the positions of the others, up to the ends that they had (J2, J3).
+        for ((of, end), committed) in others.iter().zip(committed) {
+            let Some(head) = self.head(of, committed.map(|committed| committed.position), *end)? else { continue };
             let sequence = stamps::of_headers(&head.headers).map(|(sequence, _)| sequence).ok();
             let is_held = sequence.filter(|sequence| beyond(*sequence));
             if is_held.is_none_or(|sequence| (sequence, of) < (held.sequence, &held.of)) {
@@ -78,17 +126,23 @@ impl Judge {
         Ok(Some(Judgement { greatest }))
     }
 
-    /// The first record that is not sequenced, as of now.
-    fn head(&self, of: &TopicPartition, position: Option<i64>) -> Result<Option<Record>, LogError> {
-        let ends = self.log.watermarks(of)?;
-        let from = position.unwrap_or(ends.low).max(ends.low);
-        if from >= ends.high {
+    /// The first record below `end` that is not sequenced.
+    fn head(&self, of: &TopicPartition, position: Option<i64>, end: i64) -> Result<Option<Record>, LogError> {
+        let low = self.log.watermarks(of)?.low;
+        let from = position.unwrap_or(low).max(low);
+        if from >= end {
             return Ok(None);
         }
         let mut reader = self.log.reader(of, from, Isolation::ReadCommitted, true)?;
-        while reader.position() < ends.high {
+        let begun = clock::now();
+        while reader.position() < end {
             if let Some(record) = reader.next(POLL)?.into_iter().next() {
-                return Ok(Some(record).filter(|record| record.offset < ends.high));
+                return Ok(Some(record).filter(|record| record.offset < end));
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(LogError::Retriable(format!(
+                    "{of} gives nothing from {from} on: is a transaction undecided?"
+                )));
             }
         }
         Ok(None)

@@ -155,6 +155,7 @@ impl Opener {
         loop {
             // A newer opening of the partition may have its store already.
             if !valid() {
+                (self.report)(&changelog, None);
                 return Err(OpenError::Moved);
             }
             let pause = match restore::restore(self.log.as_ref(), &self.stores, &plan, remaining) {
@@ -162,7 +163,10 @@ impl Opener {
                     (self.report)(&changelog, None);
                     return Ok(restored);
                 }
-                Err(RestoreError::Unwanted) => return Err(OpenError::Moved),
+                Err(RestoreError::Unwanted) => {
+                    (self.report)(&changelog, None);
+                    return Err(OpenError::Moved);
+                }
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
                 // Another thread of this instance has given the partition back and is not quite through with it.
                 Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => SOON,
@@ -197,7 +201,8 @@ impl Opener {
         }
         let low = self.insist(partition, valid, || self.log.watermarks(partition))?.low;
         let known = match committed {
-            Some(committed) => Some(committed.position),
+            Some(committed) if !self.is_renewed(partition, valid)? => Some(committed.position),
+            Some(_) => Some(low),
             None if is_task => None,
             None => self.sequenced(partition, valid)?,
         };
@@ -206,6 +211,18 @@ impl Opener {
             tracing::warn!(source = %partition, position, low, "the topic no longer holds all that was not read");
         }
         Ok(known.map_or(low, |position| position.max(low)))
+    }
+
+    /// Whether the source topic is another one than the one that was read: its positions say nothing. Only a raised
+    /// epoch lets an application go on with it.
+    fn is_renewed(&self, source: &TopicPartition, valid: &dyn Fn() -> bool) -> Result<bool, OpenError> {
+        if source.topic == self.topics.repartition || self.source.epoch == 0 {
+            return Ok(false);
+        }
+        let progress = TopicPartition::new(&self.topics.progress, 0);
+        let history = self.insist(source, valid, || History::read(self.log.as_ref(), &progress, Until::End))?;
+        let id = self.source_ids.get(&source.topic).map_or("", |id| &**id);
+        Ok(history.is_renewed(source, id))
     }
 
     /// How far `<app>-progress` says that a source partition was sequenced.
@@ -232,7 +249,10 @@ impl Opener {
                     (self.report)(of, None);
                     return Ok(done);
                 }
-                Err(LogError::Migrated(_)) => return Err(OpenError::Moved),
+                Err(LogError::Migrated(_)) => {
+                    (self.report)(of, None);
+                    return Err(OpenError::Moved);
+                }
                 Err(error @ (LogError::Fatal(_) | LogError::Refused(_))) => {
                     return Err(OpenError::Fatal(format!("opening {of}: {error}")));
                 }
@@ -245,6 +265,7 @@ impl Opener {
                 }
             }
             if !valid() {
+                (self.report)(of, None);
                 return Err(OpenError::Moved);
             }
             std::thread::sleep(pause);

@@ -335,7 +335,9 @@ impl Surroundings {
         let wanted = Arc::clone(&self.wanted);
         let decide = move || {
             let waits = || wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(&epoch);
-            if let Some(judgement) = judge.wait(&beyond, &|| !left.load(Ordering::Acquire) && waits()) {
+            let name = format!("{} judged", beyond.of);
+            let report = |text: Option<String>| drop(inputs.send(Input::Trouble(name.clone(), text)));
+            if let Some(judgement) = judge.wait(&beyond, &|| !left.load(Ordering::Acquire) && waits(), &report) {
                 let _ = inputs.send(Input::Judged(beyond, epoch, judgement));
             }
         };

@@ -40,11 +40,10 @@ impl Threads {
         self.0.iter().map(ask).collect()
     }
 
-    /// Something outside is wrong, or well again; one thread tells it for all.
+    /// Something outside is wrong: one thread tells it for all. Or it is well again, for whoever has told it.
     pub(super) fn trouble(&self, what: &str, text: Option<String>) {
-        if let Some(thread) = self.0.first() {
-            thread.trouble(what, text);
-        }
+        let told = if text.is_some() { 1 } else { self.0.len() };
+        self.0.iter().take(told).for_each(|thread| thread.trouble(what, text.clone()));
     }
 
     /// The source topics have been looked at.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::clock;
 use crate::event::{DecodeError, check_version, unless_newer};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
 use crate::proto;
@@ -16,6 +17,9 @@ use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long the next record may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs in one record: each takes a topic's name and some numbers.
 const RUNS_PER_RECORD: usize = 1000;
@@ -93,8 +97,14 @@ pub fn decode(value: Option<Bytes>) -> Result<Vec<proto::Run>, DecodeError> {
 pub fn read(log: &dyn Log, of: &TopicPartition, mut take: impl FnMut(proto::Run)) -> Result<(), LogError> {
     let ends = log.watermarks(of)?;
     let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, false)?;
+    let mut heard = clock::now();
     while reader.position() < ends.high {
+        if heard.elapsed() > PATIENCE {
+            let (at, high) = (reader.position(), ends.high);
+            return Err(LogError::Retriable(format!("{of} gives nothing from {at} to {high}, its end")));
+        }
         for record in reader.next(POLL)? {
+            heard = clock::now();
             let offset = record.offset;
             let runs =
                 decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;

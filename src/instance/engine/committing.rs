@@ -32,6 +32,9 @@ const LARGE: usize = 32 << 20;
 /// How often giving back is tried before it is done without the note that says so.
 const RELEASES: u32 = 3;
 
+/// So many transactions that are aborted one after the other are told as a trouble.
+const ABORTS: u32 = 5;
+
 /// One of so many events is measured from its source record's time to its commit.
 const SAMPLE: u64 = 256;
 
@@ -229,13 +232,24 @@ impl<C: Calls> Engine<C> {
         match ended {
             Ended::Committed(receipt) => {
                 self.awake.confirmed(committing.pauses);
+                if std::mem::take(&mut self.aborts) >= ABORTS {
+                    self.trouble("commits", None);
+                }
                 self.committed(committing, &receipt.ends, now);
                 if releases {
                     self.finish_revoke();
                 }
             }
             Ended::Aborted(reason) => {
-                tracing::warn!(reason, "a transaction was aborted; its work begins anew from the last commit");
+                tracing::warn!(%reason, "a transaction was aborted; its work begins anew from the last commit");
+                self.aborts += 1;
+                if self.aborts >= ABORTS {
+                    let n = self.aborts;
+                    self.trouble(
+                        "commits",
+                        Some(format!("{n} transactions in a row were refused, the last: {reason}")),
+                    );
+                }
                 self.begin_anew();
                 // What goes is then given back by a transaction of positions alone.
                 if let Some(revoking) = self.revoking.as_mut().filter(|_| releases) {

@@ -38,6 +38,10 @@ impl<C: Calls> Engine<C> {
 
     /// Step 1 of the records of a source partition.
     pub(super) fn sequence(&mut self, fetched: Fetched) {
+        // What is read by hand comes on while it is given back, and nothing would fence a transaction with it (B1).
+        if self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&fetched.of)) {
+            return;
+        }
         let Some(slot) = self.sources.get_mut(&fetched.of).filter(|slot| slot.epoch == fetched.epoch) else { return };
         metrics::events_received(&fetched.of.topic, fetched.records.len() as u64);
         self.composing.touch(&self.membership);

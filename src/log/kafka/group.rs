@@ -23,6 +23,8 @@ const SLOW: Duration = Duration::from_secs(3);
 /// A member's view of its group.
 pub struct Group {
     topics: HashSet<Arc<str>>,
+    /// Whoever owns it reads the unshared topics.
+    seat: Option<TopicPartition>,
     owned: Mutex<HashMap<TopicPartition, Option<u64>>>,
     membership: Mutex<Membership>,
 }
@@ -38,9 +40,9 @@ pub fn tell(sink: &SharedSink, event: MemberEvent) {
 
 impl Group {
     /// A member of nothing yet, for these topics.
-    pub fn new(topics: &[Arc<str>]) -> Group {
+    pub fn new(topics: &[Arc<str>], seat: Option<TopicPartition>) -> Group {
         let membership = Mutex::new(Membership(bytes::Bytes::new()));
-        Group { topics: topics.iter().cloned().collect(), owned: Mutex::default(), membership }
+        Group { topics: topics.iter().cloned().collect(), seat, owned: Mutex::default(), membership }
     }
 
     /// The topic's name, shared.
@@ -68,10 +70,12 @@ impl Group {
         lock(&self.owned).remove(of).is_some()
     }
 
-    /// Runs a commit while neither membership nor ownership can change (G3).
+    /// Runs a commit while neither membership nor ownership can change (G3). `by_hand`: some of it is of partitions
+    /// that only the owner of the seat reads (protocol P22).
     pub fn while_member(
         &self,
         offsets: &[OffsetCommit],
+        by_hand: bool,
         membership: &Membership,
         commit: impl FnOnce() -> Result<(), LogError>,
     ) -> Result<(), LogError> {
@@ -81,6 +85,9 @@ impl Group {
         }
         {
             let owned = lock(&self.owned);
+            if by_hand && !self.seat.as_ref().is_some_and(|seat| owned.contains_key(seat)) {
+                return Err(LogError::Migrated("the partition that the sequencer sits by is not owned".to_owned()));
+            }
             if let Some(o) = offsets.iter().find(|o| self.topics.contains(&o.of.topic) && !owned.contains_key(&o.of)) {
                 return Err(LogError::Migrated(format!("{} is not owned", o.of)));
             }

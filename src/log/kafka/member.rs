@@ -89,7 +89,9 @@ impl KafkaMember {
     /// Subscribes and starts the thread; does not wait for the broker.
     pub fn open(options: &KafkaOptions, join: Join, sink: EventSink) -> Result<KafkaMember, LogError> {
         let watch = Arc::new(Watch::new(&join.client_id));
-        let group = Arc::new(Group::new(&join.topics));
+        // Unshared topics are read by the owner of partition 0 of the first shared one.
+        let seat = join.topics.first().map(|topic| TopicPartition::new(topic, 0));
+        let group = Arc::new(Group::new(&join.topics, seat));
         let sink: SharedSink = Arc::new(Mutex::new(sink));
         let settings = settings::member(options, &join.group, &join.client_id);
         let rebalance = on_rebalance(Arc::clone(&group), Arc::clone(&sink));
@@ -102,7 +104,7 @@ impl KafkaMember {
         } else {
             let watch = Arc::new(Watch::new(&format!("{} by hand", join.client_id)));
             let client = Client::open(true, &settings, Arc::clone(&watch), None).map_err(LogError::Fatal)?;
-            let part = Part { watch, group: Arc::new(Group::new(&join.unshared)), by_hand: true };
+            let part = Part { watch, group: Arc::new(Group::new(&join.unshared, None)), by_hand: true };
             Some(Polling::start(options, &join, part, client, sink)?)
         };
         let names = Names::of(options, &join);
@@ -197,7 +199,8 @@ impl Member for KafkaMember {
     }
 
     fn commit(&self, offsets: &[OffsetCommit], membership: &Membership) -> Result<(), LogError> {
-        self.group.while_member(offsets, membership, || {
+        let by_hand = offsets.iter().any(|o| self.unshared_topics.contains(&o.of.topic));
+        self.group.while_member(offsets, by_hand, membership, || {
             let list = offsets.iter().map(|o| (&*o.of.topic, o.of.partition, o.position, o.metadata.as_str()));
             let explain = |code: Code, topic: Option<&str>, text: &str| match is_denial(code) {
                 true => self.names.missing(code, topic, text),

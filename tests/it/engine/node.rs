@@ -14,11 +14,10 @@ use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
 use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
-use tidegate::instance::judging::Judge;
+use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::{OpenError, Opener};
 use tidegate::instance::topology::{self, Topology};
 use tidegate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
-use tidegate::sequencer::stamps::Beyond;
 use tidegate::store::Stores;
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
@@ -90,7 +89,7 @@ pub struct Node {
     pub opener: Opener,
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
-    pub judgements: VecDeque<(Beyond, u64)>,
+    pub judgements: VecDeque<(Case, u64)>,
     /// A transaction handed out and not carried out, with the losses told until then.
     pub work: Option<(Work, u64)>,
     /// Carried out and not told.
@@ -214,7 +213,7 @@ impl Node {
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
-                Effect::Judge(beyond, epoch) => self.judgements.push_back((beyond, epoch)),
+                Effect::Judge(beyond, epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
             }
         }
@@ -286,18 +285,18 @@ impl Node {
 
     /// What a judge's thread does with one look; false when it has to look again.
     pub fn judge(&mut self) -> bool {
-        let (beyond, epoch) = self.judgements.pop_front().expect("asked when there is one");
+        let (mut case, epoch) = self.judgements.pop_front().expect("asked when there is one");
         // Nobody waits any more.
         if !self.engine.opening_epochs().contains(&epoch) {
             return true;
         }
-        match self.judge.look(&beyond) {
-            Ok(Some(judgement)) => self.opened.push_back(Input::Judged(beyond, epoch, judgement)),
+        match self.judge.look(&mut case) {
+            Ok(Some(judgement)) => self.opened.push_back(Input::Judged(case.held().clone(), epoch, judgement)),
             Ok(None) | Err(LogError::Unstable(_)) => {
-                self.judgements.push_back((beyond, epoch));
+                self.judgements.push_back((case, epoch));
                 return false;
             }
-            Err(error) => panic!("{} judges {beyond:?}: {error}", self.name),
+            Err(error) => panic!("{} judges {:?}: {error}", self.name, case.held()),
         }
         true
     }

@@ -58,7 +58,20 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     node.take_effects(now);
     let released = node.work.as_ref().expect("what goes is given back").0.offsets.iter();
     assert!(released.into_iter().all(|offset| offset.metadata.ends_with("released")), "the sources go with the seat");
+    // What is read by hand meanwhile belongs to whoever gets the seat.
+    let record = NewRecord { key: Some("k".into()), value: Some("ADD".into()), headers: Vec::new() };
+    let source = TopicPartition::new(&world.plan.topics.sources[0], 0);
+    world.log().append(Append { to: source, records: vec![record] }).unwrap();
+    let log = std::sync::Arc::clone(world.log());
+    let node = &mut world.nodes[0];
+    node.inbox.pump(log.as_ref());
+    let fetched = node.inbox.next_records(&mut fastrand::Rng::with_seed(1)).expect("the record is read");
+    node.step(Input::Member(MemberEvent::Fetched(fetched)), now);
     decide(&mut world);
+    world.now += Duration::from_secs(1);
+    let later = world.now;
+    world.nodes[0].take_effects(later);
+    assert!(world.nodes[0].work.is_none(), "B1: nothing of the sources is committed without the seat");
     assert!(answered.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected));
     // 2. Somebody else counts on.
     let mut end = 0;
