@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
-use bytes::Bytes;
-use percent_encoding::percent_decode;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::bytes::split;
+use super::bytes::{base64, split};
 use super::everywhere;
 use super::query::{Query, refuse};
 use crate::entry::Entry;
@@ -81,10 +80,15 @@ pub async fn get(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    Query::parse(query.as_deref(), &[])?;
-    // From the raw path, because a key is bytes and not text.
-    let key = uri.path().strip_prefix("/api/v1/keys/").unwrap_or_default();
-    let key: Bytes = percent_decode(key.as_bytes()).collect::<Vec<u8>>().into();
+    let known: &[&str] = if is_forwarded(&headers) { &["key_base64"] } else { &[] };
+    let key = match Query::parse(query.as_deref(), known)?.bytes("key")? {
+        Some(key) => key,
+        None => {
+            // From the raw path, because a key is bytes and not text.
+            let key = uri.path().strip_prefix("/api/v1/keys/").unwrap_or_default();
+            percent_decode(key.as_bytes()).collect::<Vec<u8>>().into()
+        }
+    };
     if !(1..=MAX_KEY_BYTES).contains(&key.len()) {
         let message = format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len());
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "bad_key", message)
@@ -112,7 +116,10 @@ pub async fn get(
         }
         Lookup::Elsewhere { partition } if is_forwarded(&headers) => Err(not_owner(partition)),
         Lookup::Elsewhere { partition } => {
-            let (status, answer) = front.peers().ask_owner(&instance, partition, uri.path()).await?;
+            // Not in the path: there the client takes the key `..` for a step up, however it is encoded.
+            let key = percent_encode(base64(&key).as_bytes(), NON_ALPHANUMERIC).to_string();
+            let path = format!("/api/v1/keys/-?key_base64={key}");
+            let (status, answer) = front.peers().ask_owner(&instance, partition, &path).await?;
             Ok((status, Json(answer)))
         }
     }

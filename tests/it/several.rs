@@ -115,11 +115,15 @@ impl App {
     fn send(&self, place: usize, keys: std::ops::Range<u32>) {
         let lines: Vec<String> =
             keys.map(|n| format!(r#"{{"key":"k{n:03}","action":"ADD","payload":{{"value":"v{n}"}}}}"#)).collect();
+        self.post(place, &lines.join("\n"));
+    }
+
+    fn post(&self, place: usize, lines: &str) {
         let mut request = self.caller.agent().post(format!("{}/api/v1/events", self.url(place)));
         if let Some(token) = &self.caller.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let response = request.content_type("application/x-ndjson").send(lines.join("\n")).unwrap();
+        let response = request.content_type("application/x-ndjson").send(lines).unwrap();
         assert_eq!(response.status(), 202);
     }
 
@@ -187,6 +191,34 @@ fn any_instance_answers_for_all_keys() {
     let sources: usize = members.iter().map(|member| member["sources"].as_array().unwrap().len()).sum();
     assert_eq!((owned, sources), (PARTITIONS as usize, 1), "{answer}");
     assert_eq!(members.iter().filter(|member| member["self"] == true).count(), 1);
+}
+
+/// Programs that read a URL take some of these for steps up and down in folders.
+#[test]
+fn keys_that_look_like_a_path_are_those_keys_everywhere() {
+    let mut app = App::plain();
+    for name in ["one", "two", "three"] {
+        app.start(name, "");
+    }
+    app.settled();
+    let paths = [
+        (".", "%2E"),
+        ("..", "%2E%2E"),
+        ("a/../b", "a/../b"),
+        ("a\\b", "a\\b"),
+        ("a//", "a//"),
+        ("%2E", "%252E"),
+        ("-?key_base64=", "-%3Fkey_base64="),
+    ];
+    let events = paths.map(|(key, _)| serde_json::json!({ "key": key, "action": "ADD" }).to_string());
+    app.post(0, &events.join("\n"));
+    eventually("all is committed", || (app.list(0, 1000).len() == paths.len()).then_some(()));
+    for place in 0..3 {
+        for (key, path) in paths {
+            let (status, held) = app.answer(place, &format!("/api/v1/keys/{path}"));
+            assert_eq!((status, &held["key"]), (200, &key.into()), "{path} at {place}: {held}");
+        }
+    }
 }
 
 #[test]
