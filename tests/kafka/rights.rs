@@ -13,7 +13,7 @@ use crate::cluster::load::Load;
 use crate::kit;
 use crate::secured::{SCRAM, User, in_a_file, secured};
 
-fn right(operation: &'static str, resource: &'static str, name: &str, prefixed: bool) -> Right {
+pub fn right(operation: &'static str, resource: &'static str, name: &str, prefixed: bool) -> Right {
     Right { operation, resource, name: name.to_owned(), prefixed }
 }
 
@@ -32,7 +32,7 @@ pub fn least(app: &App) -> Vec<Right> {
 }
 
 /// The same where it also deletes what was consumed.
-fn purging(app: &App) -> Vec<Right> {
+pub fn purging(app: &App) -> Vec<Right> {
     let mut all = least(app);
     all.push(right("Delete", "topic", &app.topics.repartition, false));
     all
@@ -46,7 +46,7 @@ pub fn needed(app: &App) -> Vec<Right> {
 }
 
 /// An application of a user who may do nothing yet.
-fn nobody(name: &str) -> (App, User) {
+pub fn nobody(name: &str) -> (App, User) {
     let user = secured().user();
     let mut app = secured().app(name, SCRAM);
     in_a_file(&mut app, "tidegate.toml", &secured().properties(SCRAM, Some(&user)));
@@ -54,7 +54,7 @@ fn nobody(name: &str) -> (App, User) {
 }
 
 /// What `tidegate topics create` does under a name that may.
-fn create(app: &App) {
+pub fn create(app: &App) {
     let mut by_an_admin = App::on(app.servers.clone(), app.source.clone(), kit::connect(&app.servers), "x");
     by_an_admin.id.clone_from(&app.id);
     let created = by_an_admin.tool(&["topics", "create"]);
@@ -207,6 +207,8 @@ fn every_call_of_the_port_that_is_not_allowed_says_so() {
     denied(log.append(append), &format!("Write on topic {topic}"));
     denied(log.describe(&[topic]), &format!("DescribeConfigs on topic {topic}"));
     denied(log.purge(&[(there.clone(), 0)]), &format!("Delete on topic {topic}"));
+    denied(log.delete_topics(&[topic]), &format!("Delete on topic {topic}"));
+    denied(log.delete_group("any"), "Delete on group any");
     secured.acls.grant(&user.name, &[right("Write", "transactional-id", "any-", true)]);
     let mut producer = kit::patiently("it is granted", || log.producer("any-1"));
     match producer.commit(&kit::transaction(&there, kit::numbered(0..1))) {

@@ -381,6 +381,9 @@ impl Questions {
         for result in deleted.map_err(|error| self.admin_error("delete topics", &error))? {
             match result {
                 Ok(_) | Err((_, Code::UnknownTopicOrPartition)) => {}
+                Err((name, code)) if is_denial(code) => {
+                    return Err(self.missing(("Delete", Resource::Topic(&name)), &code.to_string()));
+                }
                 Err((name, code)) => return Err(log_error(code, format!("delete topic {name}: {code}"))),
             }
         }
@@ -421,6 +424,9 @@ impl Questions {
                 Ok(_) | Err((_, Code::GroupIdNotFound)) => {}
                 Err((name, Code::NonEmptyGroup)) => {
                     return Err(LogError::Refused(format!("the group {name} has members")));
+                }
+                Err((name, code)) if is_denial(code) => {
+                    return Err(self.missing(("Delete", Resource::Group(&name)), &code.to_string()));
                 }
                 Err((name, code)) => return Err(log_error(code, format!("delete the group {name}: {code}"))),
             }
