@@ -30,6 +30,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition};
+use crate::metrics;
 use crate::store::Stores;
 use crate::topics::Topics;
 use calls::RuntimeCalls;
@@ -107,6 +108,8 @@ impl Instance {
         let cache = config.state.cache;
         let stores = Stores::new(folder, cache / 4, cache / 4);
         let topics = Topics::new(&config.application.id, &config.source.topics);
+        // Every instance has the series, whether it reads the source or not.
+        topics.sources.iter().for_each(|topic| metrics::events_received(topic, 0));
         let (failed, failure) = watch::channel(None);
         let shared = Arc::new(Shared {
             config,
