@@ -83,6 +83,7 @@ pub struct Current {
     /// How long a newer membership is waited for.
     patience: Duration,
     revoking: AtomicBool,
+    leaving: AtomicBool,
 }
 
 impl Default for Current {
@@ -94,7 +95,7 @@ impl Default for Current {
 impl Current {
     /// One whose newer memberships are waited for at most so long.
     pub fn patient(patience: Duration) -> Current {
-        Current { state: Mutex::default(), patience, revoking: AtomicBool::new(false) }
+        Current { state: Mutex::default(), patience, revoking: AtomicBool::new(false), leaving: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, (u64, Option<Membership>)> {
@@ -116,6 +117,17 @@ impl Current {
     /// A revoke waits for the transaction under way.
     pub fn revoke(&self) {
         self.revoking.store(true, Ordering::Release);
+    }
+
+    /// The member leaves: nothing is heard of the group after the revoke by which it does.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether no newer membership comes: where the group has gone on without a member that leaves, what that one
+    /// still wants to commit is refused for ever, and the others wait for its partitions.
+    fn is_last(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) && self.is_revoking()
     }
 
     /// Whether a revoke may be waiting.
@@ -142,7 +154,7 @@ impl Current {
             match current {
                 (now, _) if now != losses => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
-                _ if clock::now() >= deadline => return None,
+                _ if self.is_last() || clock::now() >= deadline => return None,
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
@@ -349,4 +361,25 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
 fn progress_record(progress: &proto::Progress) -> NewRecord {
     let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(counts::COUNTS))];
     NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_leaves_waits_for_no_newer_membership() {
+        let current = Current::patient(Duration::from_secs(5));
+        let (old, new) = (Membership("1".into()), Membership("2".into()));
+        current.renew(&old);
+        current.leave();
+        current.revoke();
+        let begun = clock::now();
+        assert_eq!(current.newer(&old, 0), None);
+        assert!(begun.elapsed() < Duration::from_secs(5), "it has waited");
+        // What was told before the revoke is used.
+        current.renew(&new);
+        current.revoke();
+        assert_eq!(current.newer(&old, 0), Some(new));
+    }
 }

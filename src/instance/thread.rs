@@ -50,6 +50,7 @@ pub(super) struct Beginning {
 pub(super) struct EngineThread {
     questions: Sender<Input>,
     member: Arc<dyn Member>,
+    current: Arc<Current>,
     left: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -128,7 +129,7 @@ impl EngineThread {
             judge,
             inputs: inputs_in.clone(),
             left: Arc::clone(&left),
-            current,
+            current: Arc::clone(&current),
             wanted: Arc::default(),
             restorers,
             waiting: RefCell::default(),
@@ -141,7 +142,7 @@ impl EngineThread {
                 run(engine, surroundings, &events, &inputs, &finished, &stop, &*alarm.0);
             })
             .expect("the process can start a thread");
-        Ok(EngineThread { questions: inputs_in, member, left, thread: Some(thread) })
+        Ok(EngineThread { questions: inputs_in, member, current, left, thread: Some(thread) })
     }
 
     /// Passes a question on; its sender is dropped when the engine is gone.
@@ -161,6 +162,7 @@ impl EngineThread {
 
     /// Gives everything back, commits, leaves the group. Blocks.
     pub(super) fn leave(&mut self) {
+        self.current.leave();
         self.member.leave();
         self.left.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {

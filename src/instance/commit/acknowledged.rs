@@ -141,7 +141,7 @@ impl Acknowledged {
                     let until = *until.get_or_insert_with(|| clock::now() + self.setup.current.patience);
                     match self.setup.current.latest(losses) {
                         Some(newer) if newer != membership => membership = newer,
-                        Some(_) if clock::now() < until => std::thread::sleep(SOON),
+                        Some(_) if !self.setup.current.is_last() && clock::now() < until => std::thread::sleep(SOON),
                         _ => return Err(error),
                     }
                 }
