@@ -12,3 +12,4 @@ mod rights;
 mod secured;
 mod security;
 mod speed;
+mod visit;

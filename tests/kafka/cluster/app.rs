@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tidegate::log::TopicPartition;
 use tidegate::log::kafka::KafkaLog;
 use tidegate::topics::Topics;
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::PARTITIONS;
 use crate::broker::{self, Broker};
@@ -32,6 +34,10 @@ pub struct App {
     pub arguments: Vec<String>,
     /// Variables of every command.
     pub environment: Vec<(String, String)>,
+    /// What its instances ask callers for.
+    pub token: Option<String>,
+    /// The file with the certificate that signed its instances'.
+    pub ca: Option<PathBuf>,
     pub folder: tempfile::TempDir,
 }
 
@@ -50,7 +56,8 @@ impl App {
         let topics = Topics::new(&id, &[source.to_string()]);
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
         let (settings, arguments, environment) = (Vec::new(), Vec::new(), Vec::new());
-        App { id, servers, source, topics, log, settings, arguments, environment, folder }
+        let (token, ca) = (None, None);
+        App { id, servers, source, topics, log, settings, arguments, environment, token, ca, folder }
     }
 
     /// With further settings.
@@ -64,13 +71,21 @@ impl App {
         (0..PARTITIONS).map(|partition| TopicPartition::new(topic, partition)).collect()
     }
 
-    /// The binary with a command, for this application, without settings from the environment.
-    pub fn command(&self, verb: &[&str]) -> Command {
+    /// The binary with a command, without settings from the environment.
+    pub fn bare(&self, verb: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEGATE_")) {
             command.env_remove(name);
         }
-        command.args(verb).args(["-b", &self.servers, "--application-id", &self.id]);
+        command.args(verb).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command
+    }
+
+    /// The same for this application.
+    pub fn command(&self, verb: &[&str]) -> Command {
+        let mut command = self.bare(verb);
+        command.args(["-b", &self.servers, "--application-id", &self.id]);
         command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
         command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
         command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
@@ -78,7 +93,6 @@ impl App {
             command.args(["--set", setting]);
         }
         command.args(&self.arguments);
-        command.current_dir(self.folder.path()).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("RUST_LOG");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -119,6 +133,17 @@ impl App {
         command.stdout(file.try_clone().expect("a handle")).stderr(file);
         let child = broker::spawn(command).expect("the instance starts");
         Instance { app: self, log, from, child: Mutex::new(child) }
+    }
+
+    /// A client that believes its instances' certificate.
+    pub fn agent(&self, patience: Duration) -> Agent {
+        let mut tls = TlsConfig::builder();
+        if let Some(ca) = &self.ca {
+            let certificate = Certificate::from_pem(&std::fs::read(ca).expect("a file")).expect("a certificate");
+            tls = tls.root_certs(RootCerts::new_with_certs(&[certificate]));
+        }
+        let agent = Agent::config_builder().timeout_global(Some(patience)).tls_config(tls.build());
+        agent.http_status_as_error(false).allow_non_standard_methods(true).build().new_agent()
     }
 
     /// Waits until `check`; fails with the instances' logs.
@@ -175,10 +200,12 @@ impl Instance<'_> {
 
     /// Status and text of what it serves.
     pub fn page(&self, path: &str) -> Option<(u16, String)> {
-        let address = self.url()?;
-        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2)));
-        let agent = agent.http_status_as_error(false).build().new_agent();
-        let mut answer = agent.get(format!("{address}{path}")).call().ok()?;
+        let agent = self.app.agent(Duration::from_secs(2));
+        let mut request = agent.get(format!("{}{path}", self.url()?));
+        if let Some(token) = &self.app.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut answer = request.call().ok()?;
         Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
     }
 
