@@ -214,8 +214,7 @@ impl Running {
 
     /// Sends a signal such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        signal(&self.child, name);
     }
 
     /// Waits for its end; the exit code, `None` when a signal ended it.
@@ -240,4 +239,15 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends `TERM` or `INT` to a child that has not been waited for.
+pub fn signal(child: &Child, name: &str) {
+    let signal = match name {
+        "TERM" => libc::SIGTERM,
+        "INT" => libc::SIGINT,
+        other => panic!("unknown signal {other}"),
+    };
+    // SAFETY: no memory is passed; the process is our own child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), signal) }, 0);
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::running::{Running, run, tidegate};
+use crate::running::{Running, run, signal, tidegate};
 
 /// The verbs below `path`, as its help lists them.
 fn verbs(path: &[String]) -> Vec<Vec<String>> {
@@ -182,8 +182,7 @@ fn watch_goes_on_without_its_instance_and_ends_on_ctrl_c() {
     assert!(lines.any(|line| line.contains("running")));
     instance.kill();
     assert!(lines.any(|line| line.contains("no answer from")));
-    let signalled = std::process::Command::new("kill").args(["-INT", &watch.id().to_string()]).status().unwrap();
-    assert!(signalled.success());
+    signal(&watch, "INT");
     // What it still prints is taken until it has ended.
     drop(lines.last());
     assert_eq!(watch.wait().unwrap().code(), Some(130));
