@@ -15,6 +15,7 @@ pub mod embedded;
 pub mod kafka;
 pub mod open;
 pub mod outbox;
+pub mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,21 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock;
 use crate::config;
 use crate::counts::{self, COUNTS};
 use crate::event::DecodeError;
-use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
+use crate::log::whole::{self, Until};
+use crate::log::{Log, LogError, Record, TopicPartition};
 use crate::proto;
 use crate::stamp::SEQUENCE_LIMIT;
 use crate::topics::KIND;
-
-/// How long a read waits for records before it looks again.
-const POLL: Duration = Duration::from_millis(100);
 
 /// What was told of the source partitions so far.
 #[derive(Debug, Default)]
@@ -51,52 +47,23 @@ fn is_counts(record: &Record) -> bool {
     record.headers.iter().any(|(name, kind)| name == KIND && kind == COUNTS)
 }
 
-/// How far back a look at the past has to be sure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// All that can be decided at this moment; what an undecided transaction holds up is left out.
-    Stable,
-    /// Everything that the topic holds now; undecided transactions are waited for.
-    End,
-}
-
-/// How long [`Until::Stable`] takes silence behind a record for the end.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// How long the next record may take, where silence is no end.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 impl History {
     /// Reads the whole topic.
     ///
     /// # Errors
     /// What the log says; [`LogError::Fatal`] for a record that cannot be read.
     pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
-        let ends = log.watermarks(of)?;
         let mut history = History::default();
-        let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, true)?;
-        let mut heard = clock::now();
-        while reader.position() < ends.high {
-            // A new consumer needs its time for the first record.
-            if until == Until::Stable && reader.position() > ends.low && heard.elapsed() > SILENCE {
-                break;
+        whole::read(log, of, true, until, |record| {
+            if !is_counts(&record) {
+                return Ok(());
             }
-            if heard.elapsed() > PATIENCE {
-                let at = reader.position();
-                let high = ends.high;
-                return Err(LogError::Retriable(format!("{of} gives nothing from {at} to {high}, its end")));
-            }
-            for record in reader.next(POLL)? {
-                heard = clock::now();
-                if !is_counts(&record) {
-                    continue;
-                }
-                let offset = record.offset;
-                let progress = decode(record.value)
-                    .map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
-                progress.source_positions.into_iter().for_each(|at| history.take(at));
-            }
-        }
+            let offset = record.offset;
+            let progress =
+                decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
+            progress.source_positions.into_iter().for_each(|at| history.take(at));
+            Ok(())
+        })?;
         Ok(history)
     }
 

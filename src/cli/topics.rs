@@ -13,8 +13,9 @@ use crate::config::{Config, LogKind, StampSource};
 use crate::instance::topology::{
     TopologyError, check_internal, check_record_bytes, check_sources, internal_topics, output_topic,
 };
+use crate::log::whole::Until;
 use crate::log::{Log, LogError, NewTopic, TopicDescription, TopicPartition};
-use crate::progress::{History, Until};
+use crate::progress::History;
 use crate::topics::Topics;
 
 /// `tidegate topics …`

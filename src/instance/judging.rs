@@ -12,8 +12,9 @@ use std::time::Duration;
 use super::topology::source_partitions;
 use crate::clock;
 use crate::config;
+use crate::log::whole::Until;
 use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
-use crate::progress::{History, Until};
+use crate::progress::History;
 use crate::sequencer::stamps::{self, Beyond, Judgement};
 use crate::topics::Topics;
 

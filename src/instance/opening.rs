@@ -4,6 +4,7 @@
 //! A2: a partition without a committed position gets a real one here, so every later transaction
 //!     can fence with it (protocol P3).
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use crate::changelog::ReadError;
 use crate::clock;
 use crate::config::{self, StampSource};
 use crate::instance::commit::{self, Mark, PLAIN};
+use crate::log::whole::Until;
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
-use crate::progress::{History, Until};
+use crate::progress::History;
 use crate::sequencer::order;
 use crate::store::schema::Identity;
 use crate::store::{StoreError, Stores};
@@ -107,10 +109,11 @@ impl Opener {
         // 2. No transaction is undecided on them any more (P6b).
         let stable = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, true))?;
         // 3. The claim (P6c): whoever commits under an older generation fails from here on.
+        let history = OnceCell::new();
         let positions = partitions
             .iter()
             .zip(stable)
-            .map(|(partition, committed)| self.position(partition, committed, valid))
+            .map(|(partition, committed)| self.position(partition, committed, &history, valid))
             .collect::<Result<Vec<_>, _>>()?;
         let claims: Vec<_> = partitions
             .iter()
@@ -192,6 +195,7 @@ impl Opener {
         &self,
         partition: &TopicPartition,
         committed: Option<Committed>,
+        history: &OnceCell<History>,
         valid: &dyn Fn() -> bool,
     ) -> Result<i64, OpenError> {
         let is_task = partition.topic == self.topics.repartition;
@@ -201,10 +205,10 @@ impl Opener {
         }
         let low = self.insist(partition, valid, || self.log.watermarks(partition))?.low;
         let known = match committed {
-            Some(committed) if !self.is_renewed(partition, valid)? => Some(committed.position),
+            Some(committed) if !self.is_renewed(partition, history, valid)? => Some(committed.position),
             Some(_) => Some(low),
             None if is_task => None,
-            None => self.sequenced(partition, valid)?,
+            None => self.sequenced(partition, history, valid)?,
         };
         // What a source topic no longer holds is not waited for.
         if let Some(position) = known.filter(|position| *position < low) {
@@ -215,23 +219,47 @@ impl Opener {
 
     /// Whether the source topic is another one than the one that was read: its positions say nothing. Only a raised
     /// epoch lets an application go on with it.
-    fn is_renewed(&self, source: &TopicPartition, valid: &dyn Fn() -> bool) -> Result<bool, OpenError> {
+    fn is_renewed(
+        &self,
+        source: &TopicPartition,
+        history: &OnceCell<History>,
+        valid: &dyn Fn() -> bool,
+    ) -> Result<bool, OpenError> {
         if source.topic == self.topics.repartition || self.source.epoch == 0 {
             return Ok(false);
         }
-        let progress = TopicPartition::new(&self.topics.progress, 0);
-        let history = self.insist(source, valid, || History::read(self.log.as_ref(), &progress, Until::End))?;
-        let id = self.source_ids.get(&source.topic).map_or("", |id| &**id);
-        Ok(history.is_renewed(source, id))
+        Ok(self.history(source, history, valid)?.is_renewed(source, self.source_id(source)))
     }
 
     /// How far `<app>-progress` says that a source partition was sequenced.
-    fn sequenced(&self, source: &TopicPartition, valid: &dyn Fn() -> bool) -> Result<Option<i64>, OpenError> {
-        let progress = TopicPartition::new(&self.topics.progress, 0);
-        let history = self.insist(source, valid, || History::read(self.log.as_ref(), &progress, Until::End))?;
+    fn sequenced(
+        &self,
+        source: &TopicPartition,
+        history: &OnceCell<History>,
+        valid: &dyn Fn() -> bool,
+    ) -> Result<Option<i64>, OpenError> {
+        let history = self.history(source, history, valid)?;
         history.allows(&self.source, &self.source_ids).map_err(|broken| OpenError::Fatal(broken.to_string()))?;
-        let id = self.source_ids.get(&source.topic).map_or("", |id| &**id);
-        Ok(history.position(source, id))
+        Ok(history.position(source, self.source_id(source)))
+    }
+
+    /// What progress says of the past, read once for all partitions of a claim.
+    fn history<'a>(
+        &self,
+        source: &TopicPartition,
+        history: &'a OnceCell<History>,
+        valid: &dyn Fn() -> bool,
+    ) -> Result<&'a History, OpenError> {
+        if let Some(known) = history.get() {
+            return Ok(known);
+        }
+        let progress = TopicPartition::new(&self.topics.progress, 0);
+        let read = self.insist(source, valid, || History::read(self.log.as_ref(), &progress, Until::End))?;
+        Ok(history.get_or_init(|| read))
+    }
+
+    fn source_id(&self, source: &TopicPartition) -> &str {
+        self.source_ids.get(&source.topic).map_or("", |id| &**id)
     }
 
     /// Tries until it succeeds, cannot, or is no longer wanted.

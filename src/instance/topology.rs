@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Config, LogKind, StampSource};
+use crate::log::whole::Until;
 use crate::log::{Join, Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
 use crate::output::Output;
-use crate::progress::{History, Until};
+use crate::progress::History;
 use crate::topics::Topics;
 
 /// Why an instance cannot work with the topics as they are.

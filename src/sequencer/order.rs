@@ -4,22 +4,14 @@
 //! U1: a sequence is given once: the runs are in the transaction of the events that have it, and a
 //!     successor counts on from the last committed run (protocol P22).
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use prost::Message;
 
-use crate::clock;
 use crate::event::{DecodeError, check_version, unless_newer};
-use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
+use crate::log::whole::{self, Until};
+use crate::log::{Headers, Log, LogError, NewRecord, TopicPartition};
 use crate::proto;
 use crate::topics::KIND;
-
-/// How long a read waits for records before it looks again.
-const POLL: Duration = Duration::from_millis(100);
-
-/// How long the next record may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs in one record: each takes a topic's name and some numbers.
 const RUNS_PER_RECORD: usize = 1000;
@@ -95,23 +87,13 @@ pub fn decode(value: Option<Bytes>) -> Result<Vec<proto::Run>, DecodeError> {
 /// # Errors
 /// What the log says; [`LogError::Fatal`] for a record that is none of ours.
 pub fn read(log: &dyn Log, of: &TopicPartition, mut take: impl FnMut(proto::Run)) -> Result<(), LogError> {
-    let ends = log.watermarks(of)?;
-    let mut reader = log.reader(of, ends.low, Isolation::ReadCommitted, false)?;
-    let mut heard = clock::now();
-    while reader.position() < ends.high {
-        if heard.elapsed() > PATIENCE {
-            let (at, high) = (reader.position(), ends.high);
-            return Err(LogError::Retriable(format!("{of} gives nothing from {at} to {high}, its end")));
-        }
-        for record in reader.next(POLL)? {
-            heard = clock::now();
-            let offset = record.offset;
-            let runs =
-                decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
-            runs.into_iter().for_each(&mut take);
-        }
-    }
-    Ok(())
+    whole::read(log, of, false, Until::End, |record| {
+        let offset = record.offset;
+        let runs =
+            decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
+        runs.into_iter().for_each(&mut take);
+        Ok(())
+    })
 }
 
 /// The sequence behind the last committed run.
