@@ -7,7 +7,7 @@ mod docs;
 mod dead_letters;
 mod doors;
 mod embedded_log;
-mod engine;
+mod parts;
 mod guarantee;
 mod http;
 mod monitoring;

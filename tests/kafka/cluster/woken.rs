@@ -1,7 +1,7 @@
 //! P8: an instance that stood still for longer than its session answers for nothing that others own by now.
 //!
 //! Here with a stopped process and a real broker, where its loss and the questions race each other when it wakes. That
-//! no order of them leads to an old answer is tested with the engine itself, in `tests/it/engine/asleep.rs`.
+//! no order of them leads to an old answer is tested with the engine itself, in `tests/sim/asleep.rs`.
 
 use std::time::Duration;
 

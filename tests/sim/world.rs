@@ -1,7 +1,6 @@
 //! The driver: one thread that draws what happens next, a clock of its own, and what goes wrong.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use tidegate::log::{Append, Log, Member, TopicPartition};
 
 use super::faulty::{Faults, FaultyLog, read};
 use super::node::{Node, Plan};
+use super::timeline::note;
 use super::workload::Workload;
 
 /// Without any progress for this long a seed has failed.
@@ -24,24 +24,6 @@ const STALLED: Duration = Duration::from_secs(10);
 
 /// No seed takes more steps.
 const MOST_STEPS: usize = 400_000;
-
-thread_local! {
-    static TRACE: RefCell<VecDeque<String>> = const { RefCell::new(VecDeque::new()) };
-}
-
-/// The last things that happened on this thread.
-pub fn trace() -> Vec<String> {
-    TRACE.with_borrow_mut(|trace| trace.drain(..).collect())
-}
-
-fn note(what: String) {
-    TRACE.with_borrow_mut(|trace| {
-        if trace.len() == 150 {
-            trace.pop_front();
-        }
-        trace.push_back(what);
-    });
-}
 
 /// What may go wrong in a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +128,7 @@ impl World {
     pub fn join(&mut self, folder: PathBuf) {
         self.names += 1;
         let name = format!("node{}", self.names);
-        note(format!("{name} joins on {}", folder.display()));
+        note(format!("{name} joins on {:?}", folder.file_name()));
         let seed = self.rng.u64(..);
         let node = Node::join(&self.plan, self.log(), name, folder, self.now, seed);
         self.nodes.push(node);

@@ -1,0 +1,145 @@
+//! What kinds of seeds there are: what may go wrong in them, and on which settings.
+
+use tidegate::config::{Guarantee, StampSource, Superseded};
+
+use super::world::Fault;
+
+/// Seeds of one kind.
+#[derive(Debug)]
+pub struct Kind {
+    /// As in `make simulate KIND=…`.
+    pub name: &'static str,
+    /// How many a build can afford.
+    pub seeds: u64,
+    /// What befalls it.
+    pub faults: &'static [Fault],
+    /// Of a hundred commits so many do not end well.
+    pub bad_commits: u32,
+    /// Engines at the start.
+    pub nodes: u32,
+    /// Where sequences come from.
+    pub stamp: StampSource,
+    /// What is done with what comes too late.
+    pub superseded: Superseded,
+    /// With transactions, or without.
+    pub guarantee: Guarantee,
+}
+
+/// Nothing goes wrong on one engine with the defaults.
+const CALM: Kind = Kind {
+    name: "calm",
+    seeds: 100,
+    faults: &[],
+    bad_commits: 0,
+    nodes: 1,
+    stamp: StampSource::Offset,
+    superseded: Superseded::Expand,
+    guarantee: Guarantee::ExactlyOnce,
+};
+
+const CRASHES: &[Fault] =
+    &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
+
+const MOVES: &[Fault] = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
+
+/// None is expelled: that one would go on writing unfenced.
+const MOVES_IN_ORDER: &[Fault] = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
+
+/// All kinds. While a seed runs the driver and its parts check G1, K1, L1, M2, P2, P3 and R1 in every one of them.
+pub static KINDS: &[Kind] = &[
+    // K1 to K3, T1, T2, X1, X2, Q1, Q2, N1: one engine, nothing goes wrong.
+    CALM,
+    // E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
+    Kind { name: "commits", seeds: 50, bad_commits: 8, ..CALM },
+    // E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
+    Kind { name: "crashes", seeds: 50, faults: CRASHES, bad_commits: 5, ..CALM },
+    // G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
+    Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, nodes: 2, ..CALM },
+    // Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions …
+    Kind { name: "header", seeds: 50, bad_commits: 5, stamp: StampSource::Header, ..CALM },
+    // … that move between engines.
+    Kind {
+        name: "header-moves",
+        seeds: 40,
+        faults: MOVES,
+        bad_commits: 5,
+        nodes: 2,
+        stamp: StampSource::Header,
+        ..CALM
+    },
+    // U1, B1, P22: the order is that in which the sequencer reads, …
+    Kind { name: "arrival", seeds: 30, bad_commits: 5, stamp: StampSource::Arrival, ..CALM },
+    // … whoever that is, …
+    Kind {
+        name: "arrival-moves",
+        seeds: 30,
+        faults: MOVES,
+        bad_commits: 5,
+        nodes: 2,
+        stamp: StampSource::Arrival,
+        ..CALM
+    },
+    // … also when the seat comes back to a member that had it before.
+    Kind {
+        name: "arrival-seat",
+        seeds: 30,
+        faults: &[Fault::Join, Fault::Leave, Fault::Leave],
+        nodes: 3,
+        stamp: StampSource::Arrival,
+        ..CALM
+    },
+    // The gate's third policy: what comes too late is consumed without a call and without children.
+    Kind {
+        name: "drop",
+        seeds: 20,
+        faults: &[Fault::Crash, Fault::Join, Fault::Leave],
+        bad_commits: 5,
+        superseded: Superseded::Drop,
+        ..CALM
+    },
+    // C5 to C7, D1: without transactions; commits fail between and in the middle of their stages.
+    Kind { name: "plain", seeds: 30, bad_commits: 8, guarantee: Guarantee::AtLeastOnce, ..CALM },
+    // C5, C6, R1, Z1: the process dies at any moment, between any two stages and in the middle of them.
+    Kind {
+        name: "plain-crashes",
+        seeds: 40,
+        faults: CRASHES,
+        bad_commits: 5,
+        guarantee: Guarantee::AtLeastOnce,
+        ..CALM
+    },
+    // G1, T2, A1, P6: engines join, leave and die.
+    Kind {
+        name: "plain-moves",
+        seeds: 30,
+        faults: MOVES_IN_ORDER,
+        bad_commits: 5,
+        nodes: 2,
+        guarantee: Guarantee::AtLeastOnce,
+        ..CALM
+    },
+    Kind {
+        name: "plain-header-moves",
+        seeds: 20,
+        faults: MOVES_IN_ORDER,
+        bad_commits: 5,
+        nodes: 2,
+        guarantee: Guarantee::AtLeastOnce,
+        stamp: StampSource::Header,
+        ..CALM
+    },
+];
+
+impl Kind {
+    /// The kind of that name.
+    pub fn named(name: &str) -> &'static Kind {
+        KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no kind of seeds is called {name}"))
+    }
+
+    /// Tells its seeds from the same numbers of other kinds.
+    pub fn salt(&self) -> u64 {
+        self.name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    }
+}

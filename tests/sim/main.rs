@@ -1,0 +1,45 @@
+//! The simulator: the engine's own code on the embedded log, in drawn orders, with drawn faults.
+//!
+//! A seed decides everything: workload, settings, the order of whatever can happen, and what goes wrong. At its end the
+//! state is compared with the serial reference (`tidegate::reference`). `kinds.rs` lists what kinds of seeds there are,
+//! `run.rs` runs one, `campaign.rs` many.
+
+mod asleep;
+mod campaign;
+mod check;
+mod faulty;
+mod kinds;
+mod member;
+mod node;
+mod run;
+mod seat;
+mod timeline;
+mod workload;
+mod world;
+
+use campaign::{Campaign, Ended};
+use kinds::{KINDS, Kind};
+
+/// Every kind, with so many seeds each as a build can afford.
+#[test]
+fn whatever_happens_the_final_state_is_that_of_one_thread_with_one_queue() {
+    let ended = Campaign::of_every_kind().run(|_| {});
+    println!("{ended}");
+    assert!(ended.violations.is_empty(), "{ended}");
+}
+
+/// `make simulate`: `SEEDS` in all, from `SEED` on, of one `KIND` or of all.
+#[test]
+#[ignore = "as many seeds as one likes: make simulate SEEDS=10000"]
+fn simulate() {
+    let asked = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let number = |name: &str| asked(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")));
+    let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| asked("KIND").is_none_or(|name| name == kind.name)).collect();
+    let names: Vec<_> = KINDS.iter().map(|kind| kind.name).collect();
+    assert!(!kinds.is_empty(), "KIND is one of {}", names.join(", "));
+    let first = number("SEED").unwrap_or(1);
+    let seeds = number("SEEDS").unwrap_or(if asked("SEED").is_some() { kinds.len() as u64 } else { 1000 });
+    let ended: Ended = Campaign::new(&kinds, first, seeds).run(|progress| println!("{progress}"));
+    println!("{ended}");
+    assert!(ended.violations.is_empty(), "{} seeds failed", ended.violations.len());
+}

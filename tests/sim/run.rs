@@ -1,0 +1,167 @@
+//! One seed: what it draws, how it runs, and what is compared at its end.
+//!
+//! Everything of a seed happens on the thread that calls [`run`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tempfile::TempDir;
+use tidegate::config::{Cascade, Config, OutputFormat, StampSource, Superseded};
+use tidegate::instance::topology;
+use tidegate::log::{Log, NewTopic};
+use tidegate::topics::Topics;
+
+use super::faulty::Faults;
+use super::kinds::Kind;
+use super::node::Plan;
+use super::workload::{self, ATTEMPTS, Scripts};
+use super::world::{self, Fault, World};
+use super::{check, timeline};
+
+/// A violation shows so many of the last lines of its timeline.
+const SHOWN: usize = 150;
+
+/// Linux' folder in memory.
+const FAST: &str = "/dev/shm";
+
+/// A seed that ended well.
+#[derive(Debug)]
+pub struct Report {
+    /// What happened, in order.
+    pub timeline: Vec<String>,
+}
+
+/// A seed in which something is not as promised.
+#[derive(Debug)]
+pub struct Violation {
+    /// Of which kind.
+    pub kind: &'static str,
+    /// Which one.
+    pub seed: u64,
+    /// What is not as promised, and where that was found.
+    pub what: String,
+    /// What happened until then, in order.
+    pub timeline: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { kind, seed, what, timeline } = self;
+        let hidden = timeline.len().saturating_sub(SHOWN);
+        if hidden > 0 {
+            writeln!(f, "  … {hidden} lines before")?;
+        }
+        timeline[hidden..].iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        writeln!(f, "{kind} {seed}: {what}")?;
+        write!(f, "  again: make simulate KIND={kind} SEED={seed}")
+    }
+}
+
+/// Runs one seed. A panic of whatever takes part is a violation.
+pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
+    timeline::take();
+    match timeline::caught(|| play(kind, seed)) {
+        Ok(()) => Ok(Report { timeline: timeline::take() }),
+        Err(what) => Err(Violation { kind: kind.name, seed, what, timeline: timeline::take() }),
+    }
+}
+
+fn plan(rng: &mut Rng, stamp: StampSource) -> (Config, Scripts, u32, usize) {
+    let mut config = Config::default();
+    config.application.id = "t".into();
+    config.source.stamp = stamp;
+    config.processing.partitions = rng.i32(1..=4);
+    config.processing.commit_interval = Duration::from_millis([0, 5, 50, 200][rng.usize(..4)]);
+    config.processing.max_in_flight = if rng.bool() { rng.usize(1..=8) } else { 1000 };
+    if rng.u32(..4) == 0 {
+        config.processing.max_buffered = [600, 3000, 20_000][rng.usize(..3)];
+    }
+    config.handler.retry.attempts = ATTEMPTS;
+    config.handler.retry.initial = Duration::from_millis(10);
+    config.handler.retry.max = Duration::from_millis(50);
+    config.cascade = Cascade { max_depth: rng.usize(1..=4), max_children: 4 };
+    let scripts = Scripts {
+        keys: [1, 3, 10, 40][rng.usize(..4)],
+        cascade: config.cascade.clone(),
+        parents: [10, 30, 45][rng.usize(..3)],
+    };
+    (config, scripts, [0, 30, 80][rng.usize(..3)], [0, 2000, 1 << 20][rng.usize(..3)])
+}
+
+/// In memory where the system has such folders: a seed opens a dozen databases, and nothing of them has to last.
+fn new_folder(kind: &Kind, seed: u64) -> TempDir {
+    let mut name = tempfile::Builder::new();
+    let prefix = format!("tidegate-{}-{seed}-", kind.name);
+    let name = name.prefix(&prefix);
+    name.tempdir_in(FAST).or_else(|_| name.tempdir()).expect("a folder for the seed")
+}
+
+/// Two seeds of three have an output topic, which may be there already with partitions of its own.
+fn draw_output(rng: &mut Rng, config: &mut Config, log: &dyn Log) {
+    if rng.u32(..3) == 0 {
+        return;
+    }
+    config.output.topic = "out".into();
+    config.output.format = if rng.bool() { OutputFormat::Json } else { OutputFormat::Protobuf };
+    if rng.bool() {
+        let (name, partitions) = (config.output.topic.clone(), rng.i32(1..=6));
+        log.create(&[NewTopic { name, partitions, replication_factor: None, settings: Vec::new() }]).unwrap();
+    }
+}
+
+fn play(kind: &Kind, seed: u64) {
+    let mut rng = Rng::with_seed(kind.salt() ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let folder = new_folder(kind, seed);
+    // The engine's jitter. Names of temporary folders are drawn from it, too, if there are any after this.
+    fastrand::seed(seed);
+    let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
+    config.processing.superseded = kind.superseded;
+    config.processing.guarantee = kind.guarantee;
+    let topics = Topics::new(&config.application.id, &config.source.topics);
+    let faults = Faults::new(rng.u64(..), kind.bad_commits);
+    let log = world::open_log(folder.path(), &faults);
+    let partitions = if kind.stamp == StampSource::Offset { 1 } else { rng.i32(1..=4) };
+    let source =
+        NewTopic { name: topics.sources[0].to_string(), partitions, replication_factor: None, settings: Vec::new() };
+    log.create(&[source]).expect("the source topic is made");
+    draw_output(&mut rng, &mut config, log.as_ref());
+    let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
+    let count = rng.usize(20..150);
+    let mut workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
+    if kind.stamp != StampSource::Arrival {
+        workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
+    }
+    let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes };
+    let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=6) };
+    let seldom = rng.u32(40..400);
+    let mut world = World::new(plan, workload, folder, log, rng);
+    world.dies_in_commits = kind.faults.contains(&Fault::Crash);
+    for _ in 0..kind.nodes {
+        let folder = world.free_folder();
+        world.join(folder);
+    }
+    world.run(kind.faults, budget, seldom);
+    if kind.stamp == StampSource::Arrival {
+        check::order(&mut world);
+    }
+    check::books(&mut world);
+    if kind.superseded == Superseded::Drop {
+        return check::dropped(&world);
+    }
+    check::changelog(&world);
+    check::output(&world);
+    check::lookups(&mut world);
+    check::events(&world);
+    check::dead_letters(&world);
+    check::progress(&world);
+    // Again on the same folders: nothing runs twice, only the tail is restored.
+    world.crash(|_| {});
+    world.run(&[], 0, 1);
+    check::lookups(&mut world);
+    check::stores(&mut world);
+    check::output(&world);
+    check::events(&world);
+    check::dead_letters(&world);
+}
