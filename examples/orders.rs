@@ -4,6 +4,11 @@
 //!     tidegate send order-1:ADD order-1:REMOVE     (in another terminal)
 //!     tidegate list
 //!
+//! With Kafka, the configuration being that of `tidegate run`: a file, variables such as `TIDEGATE_LOG__KIND=kafka`,
+//! and settings, of which the last wins:
+//!
+//!     cargo run --release --example orders -- tidegate.toml processing.threads=4
+//!
 //! An order takes a while to process. Whatever order 1's events overlap with, its items end in the
 //! state that one thread with one queue would have left.
 
@@ -11,6 +16,7 @@ use std::time::Duration;
 
 use tidegate::Tidegate;
 use tidegate::config::Config;
+use tidegate::config::load::{LoadOptions, load};
 use tidegate::event::Event;
 use tidegate::handler::{Context, Failure, Handler, Outcome};
 
@@ -39,9 +45,21 @@ impl Handler for Orders {
     }
 }
 
+/// Defaults < file < environment < `key=value` of the command line. The error tells all that is wrong, and where it stands.
+fn configuration() -> anyhow::Result<Config> {
+    let mut options = LoadOptions::from_environment();
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some((key, value)) => options.settings.push((key.into(), value.into(), "the command line".into())),
+            None => options.file = Some(argument.into()),
+        }
+    }
+    Ok(load(options)?.config)
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().init();
-    Tidegate::builder().config(Config::default()).handler(Orders).run().await?;
+    Tidegate::builder().config(configuration()?).handler(Orders).run().await?;
     Ok(())
 }

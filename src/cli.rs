@@ -141,7 +141,7 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
         Verb::List(options) => keys::list(&client()?, &options, cli.encoding, cli.output),
         Verb::Tasks => tasks::tasks(&client()?, cli.output),
         Verb::Watch(options) => watch::watch(client()?, &options, cli.output),
-        Verb::Topology(options) => topology::topology(client().ok().as_ref(), &options, cli.output),
+        Verb::Topology(options) => topology::topology(&client()?, &options, cli.output),
         Verb::DeadLetters(verb) => dead_letters::dead_letters(&client()?, &verb, cli.encoding, cli.output),
         Verb::Reset(options) => reset::reset(&options, cli.output),
         Verb::Topics(verb) => topics::topics(&verb, cli.output),

@@ -387,7 +387,12 @@ impl StateLock {
             ))
         };
         let folder = folder.to_owned();
-        std::fs::create_dir_all(&folder).map_err(|error| failed("create", &folder, &error))?;
+        let mut create = std::fs::DirBuilder::new();
+        create.recursive(true);
+        // What lies above it and is not there yet, such as state.dir, is made for this user alone, too.
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut create, 0o700);
+        create.create(&folder).map_err(|error| failed("create", &folder, &error))?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

@@ -338,7 +338,7 @@ pub struct NewTopic {
     pub settings: Vec<(String, String)>,
 }
 
-/// What an instance does with a topic.
+/// What is done with a topic or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Look at its settings.
@@ -347,7 +347,7 @@ pub enum Operation {
     Read,
     /// Append to it.
     Write,
-    /// Delete records that were consumed.
+    /// Delete it, or its records that were consumed.
     Delete,
 }
 
@@ -382,9 +382,9 @@ pub trait Log: Send + Sync {
     fn create(&self, topics: &[NewTopic]) -> Result<(), LogError>;
     /// Deletes the records before the given offsets.
     fn purge(&self, before: &[(TopicPartition, i64)]) -> Result<(), LogError>;
-    /// [`LogError::Unauthorized`] with everything of this that is not allowed to us. A log that knows no rights, or
-    /// does not tell them, allows all.
-    fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+    /// [`LogError::Unauthorized`] with everything of this, on the group and on topics, that is not allowed to us. A log
+    /// that knows no rights, or does not tell them, allows all.
+    fn check_rights(&self, group: (&str, &[Operation]), topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
         let _ = (group, topics);
         Ok(())
     }

@@ -72,9 +72,15 @@ impl Sequencer {
         &mut self.runs
     }
 
-    /// Stamps the records and puts them, or their dead letters, into `outbox`. Gives the record that has
-    /// to be judged first, if there is one: the source stands at it (Q3).
-    pub fn sequence(&mut self, source: &mut Source, records: Vec<Record>, outbox: &mut Outbox) -> Option<Beyond> {
+    /// Stamps the records and puts them, or their dead letters, into `outbox`. Gives how many it took, and the record
+    /// that has to be judged first, if there is one: the source stands at it (Q3).
+    pub fn sequence(
+        &mut self,
+        source: &mut Source,
+        records: Vec<Record>,
+        outbox: &mut Outbox,
+    ) -> (u64, Option<Beyond>) {
+        let mut taken = 0;
         for record in records {
             if record.offset < source.position {
                 continue;
@@ -86,10 +92,11 @@ impl Sequencer {
                 },
                 Ok(None) => source.position = record.offset + 1,
                 Err(Stop::Refused(reason)) => refuse(source, record, &reason, outbox),
-                Err(Stop::Beyond(beyond)) => return Some(beyond),
+                Err(Stop::Beyond(beyond)) => return (taken, Some(beyond)),
             }
+            taken += 1;
         }
-        None
+        (taken, None)
     }
 
     /// How far a partition is sequenced, for `<app>-progress`.

@@ -16,6 +16,7 @@ mod product {
     pub mod counts;
     pub mod entry;
     pub mod event;
+    pub mod handler;
     pub mod json;
     pub mod proto;
     pub mod stamp;
@@ -43,6 +44,22 @@ mod product {
 }
 
 pub use product::*;
+
+/// What a handler that does not wait makes of one event, the first time or again as a dead letter's retry.
+pub fn at_once(
+    handler: &impl handler::Handler,
+    event: event::Event,
+    retry: u32,
+) -> Result<handler::Outcome, handler::Failure> {
+    let stamp = stamp::Stamp::root(0, 1);
+    let (application, origin) = ("fuzz".into(), bytes::Bytes::new());
+    let context = handler::Context { application, stamp, retry, attempt: 1, superseded: false, origin };
+    let call = std::pin::pin!(handler.handle(event, context));
+    match call.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(result) => result,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
 
 /// The largest allocation, in bytes: inputs are at most 64 KiB, and what is made of one may be some times as large.
 pub const LARGEST: usize = 16 << 20;

@@ -59,13 +59,20 @@ impl CliError {
         if self.message.is_empty() {
             return;
         }
-        let mut text = format!("error: {}\n", self.message);
-        if !self.hint.is_empty() {
-            text.push_str(&format!(" hint: {}\n", self.hint));
-        }
-        // Nobody is left to tell when standard error is closed.
-        let _ = io::stderr().write_all(text.as_bytes());
+        let hint = if self.hint.is_empty() { String::new() } else { format!(" hint: {}\n", self.hint) };
+        say(&format!("error: {}\n{hint}", self.message));
     }
+
+    /// The same in one line, of a command that goes on without what failed.
+    pub fn print_as(&self, consequence: &str) {
+        let hint = if self.hint.is_empty() { String::new() } else { format!("; {}", self.hint) };
+        say(&format!("{consequence}: {}{hint}\n", self.message));
+    }
+}
+
+fn say(text: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 impl From<StartError> for CliError {

@@ -63,10 +63,7 @@ impl ConfigOptions {
                 .ok_or_else(|| CliError::misused("--set: there is no = in it").hint("write --set key=value"))?;
             settings.push((key.trim().to_owned(), value.trim().to_owned(), "--set".to_owned()));
         }
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        load::load(LoadOptions { file: self.config.clone(), environment, settings })
+        load::load(LoadOptions { file: self.config.clone(), settings, ..LoadOptions::from_environment() })
             .map_err(|error| CliError::misused(error.problems.join("\n       ")))
     }
 }

@@ -23,7 +23,7 @@ use super::output::{self, Output};
 use super::topics::records;
 use crate::config::Config;
 use crate::instance::topology::internal_topics;
-use crate::log::{Log, LogError, TopicPartition};
+use crate::log::{Log, LogError, Operation, TopicPartition};
 use crate::topics::Topics;
 
 /// What `reset` takes.
@@ -105,6 +105,12 @@ impl Plan {
         let committed = committed.filter_map(|(of, committed)| Some((of, committed?.position))).collect();
         let members = log.members_of(&group).map_err(refused)?;
         let obstacle = (!members.is_empty()).then(|| has_members(&group, &members.join(", ")));
+        let deleted: Vec<(&str, &[Operation])> =
+            internal.iter().map(|(name, _)| (name.as_str(), &[Operation::Delete][..])).collect();
+        let obstacle = match log.check_rights((&group, &[Operation::Delete]), &deleted) {
+            Err(LogError::Unauthorized(missing)) => Some(not_allowed(&missing)),
+            allowed => allowed.map(|()| obstacle).map_err(refused)?,
+        };
         let folders = Folders::find(&config.state.dir, &config.application.instance_id)?;
         let output = (!config.output.topic.is_empty()).then(|| config.output.topic.clone());
         Ok(Plan { group, committed, internal, folders, sources, output, obstacle })
@@ -112,19 +118,31 @@ impl Plan {
 
     /// Z3: in this order.
     fn carry_out(&self, log: &dyn Log) -> Result<(), CliError> {
-        let again = "run it again when the cause is gone: what is done is not done twice";
         // 1. The positions; refused by the log itself where a member has come meanwhile (Z1).
         log.delete_group(&self.group).map_err(|error| match error {
             LogError::Refused(_) => has_members(&self.group, "one that has just come, or cannot be named"),
-            error => CliError::failed(format!("cannot delete the group's positions: {error}")).hint(again),
+            error => self.stopped(&format!("cannot delete the group's positions: {error}"), None),
         })?;
         // 2. The topics, one after the other.
-        for (name, _) in &self.internal {
-            let failed = |error: LogError| CliError::failed(format!("cannot delete {name}: {error}")).hint(again);
+        for (done, (name, _)) in self.internal.iter().enumerate() {
+            let failed = |error: LogError| self.stopped(&format!("cannot delete {name}: {error}"), Some(done));
             log.delete_topics(&[name]).map_err(failed)?;
         }
         // 3. Copies of what is gone.
-        self.folders.delete().map_err(|error| error.hint(again))
+        self.folders.delete().map_err(|error| self.stopped(&error.to_string(), Some(self.internal.len())))
+    }
+
+    /// It ended before its end: what is done, the positions and so many topics or nothing, and what is left.
+    fn stopped(&self, why: &str, done: Option<usize>) -> CliError {
+        let topics = |topics: &[(String, i64)]| topics.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let positions = format!("positions of the group {}", self.group);
+        let (deleted, left) = self.internal.split_at(done.unwrap_or(0));
+        let (mut deleted, mut left) = (topics(deleted), topics(left));
+        if done.is_some() { &mut deleted } else { &mut left }.insert(0, positions);
+        left.extend(self.folders.free.iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
+        let deleted = if deleted.is_empty() { "nothing".to_owned() } else { deleted.join(", ") };
+        CliError::failed(format!("{why}; deleted so far: {deleted}; left: {}", left.join(", ")))
+            .hint("run the same command again when the cause is gone: it goes on with what is left")
     }
 
     fn as_json(&self, executed: bool) -> Value {
@@ -184,6 +202,10 @@ impl Plan {
             ),
         }
     }
+}
+
+fn not_allowed(missing: &str) -> CliError {
+    CliError::failed(missing).hint("nothing was changed; docs/security.md lists what reset needs")
 }
 
 fn has_members(group: &str, who: &str) -> CliError {

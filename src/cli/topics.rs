@@ -14,7 +14,7 @@ use crate::instance::topology::{
     TopologyError, check_internal, check_record_bytes, check_sources, internal_topics, output_topic,
 };
 use crate::log::whole::Until;
-use crate::log::{Log, LogError, NewTopic, TopicDescription, TopicPartition};
+use crate::log::{Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
 use crate::progress::History;
 use crate::topics::Topics;
 
@@ -242,6 +242,9 @@ fn purge(config: &Config, output: Output) -> Result<(), CliError> {
             CliError::misused(format!("there is no topic {name}")).hint("does application.id name the application?")
         );
     };
+    // All partitions need the same right: either none is purged for the lack of it, or all are.
+    log.check_rights((&config.application.id, &[]), &[(&name, &[Operation::Delete])])
+        .map_err(|error| open::unanswered(config, &error))?;
     let partitions: Vec<_> = (0..found.partitions).map(|partition| TopicPartition::new(&name, partition)).collect();
     let committed =
         log.committed(&config.application.id, &partitions, false).map_err(|error| open::unanswered(config, &error))?;
@@ -251,8 +254,10 @@ fn purge(config: &Config, output: Output) -> Result<(), CliError> {
         let position = committed.map(|committed| committed.position);
         let offsets = position.map_or(0, |position| (position - ends.low).max(0));
         if let (Some(position), 1..) = (position, offsets) {
-            log.purge(&[(of.clone(), position)])
-                .map_err(|error| CliError::failed(format!("purge of {of}: {error}")))?;
+            log.purge(&[(of.clone(), position)]).map_err(|error| {
+                CliError::failed(format!("purge of {of}: {error}; {total} offsets of partitions below it are deleted"))
+                    .hint("run the same command again: what is deleted was processed, and is not missed")
+            })?;
         }
         total += offsets;
         rows.push(json!({ "partition": of.partition, "committed": position, "offsets": offsets }));

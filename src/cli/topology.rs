@@ -61,11 +61,12 @@ struct Graph {
     edges: Vec<Edge>,
 }
 
-/// Prints the application's graph; an instance is asked for rates, and none has to answer.
-pub fn topology(client: Option<&Client>, options: &TopologyOptions, output: Output) -> Result<(), CliError> {
+/// Prints the application's graph; an instance is asked for rates, and none has to answer. That there are none is
+/// said on standard error, which scripts that read the graph do not see.
+pub fn topology(client: &Client, options: &TopologyOptions, output: Output) -> Result<(), CliError> {
     let mut graph = Graph::of(&options.config.load()?);
-    if let Some(told) = client.and_then(|client| client.get("/api/v1/topology").ok()) {
-        graph.take_rates(&told);
+    if let Err(why) = client.get("/api/v1/topology").and_then(|told| graph.take_rates(&told)) {
+        why.print_as("without rates");
     }
     match (output, options.format) {
         (Output::Json, _) => output::json(&graph.as_json()),
@@ -117,16 +118,20 @@ impl Graph {
         Graph { application: config.application.id.clone(), nodes, edges }
     }
 
-    /// Takes what an instance tells of the same application; anything else is passed over.
-    fn take_rates(&mut self, told: &Value) {
+    /// Takes what an instance tells of the same application, and nothing else.
+    fn take_rates(&mut self, told: &Value) -> Result<(), CliError> {
         if told["application"] != self.application.as_str() {
-            return;
+            let other = told["application"].as_str().unwrap_or("unknown");
+            let message = format!("the instance runs the application {other}, and this is {}", self.application);
+            return Err(CliError::failed(message)
+                .hint("name another instance with --server, or the instance's configuration with --config"));
         }
         for edge in &mut self.edges {
             let mut same = told["edges"].as_array().into_iter().flatten();
             let same = same.find(|told| told["from"] == edge.from.as_str() && told["to"] == edge.to.as_str());
             edge.rate = same.and_then(|told| told["per_second"].as_f64());
         }
+        Ok(())
     }
 
     fn as_json(&self) -> Value {
@@ -221,12 +226,14 @@ mod tests {
         }
         assert!(graph.nodes.iter().all(|node| node.kind != "internal"));
         let edges = json!([{ "from": "sequencer", "to": "tidegate-events-repartition", "per_second": 12.34 }]);
-        graph.take_rates(&json!({ "application": "other", "edges": edges }));
+        let why = graph.take_rates(&json!({ "application": "other", "edges": edges })).unwrap_err().to_string();
+        assert!(why.contains("other") && why.contains("tidegate"), "{why}");
         assert!(!graph.as_text().contains("/s"));
-        for strange in [json!([]), json!("x"), json!({ "application": "tidegate", "edges": 7 })] {
-            graph.take_rates(&strange);
+        for strange in [json!([]), json!("x")] {
+            graph.take_rates(&strange).unwrap_err();
         }
-        graph.take_rates(&json!({ "application": "tidegate", "edges": edges }));
+        graph.take_rates(&json!({ "application": "tidegate", "edges": 7 })).unwrap();
+        graph.take_rates(&json!({ "application": "tidegate", "edges": edges })).unwrap();
         assert!(graph.as_text().contains("-> tidegate-events-repartition  stamped, by key 12.3/s"));
         assert!(graph.as_dot().contains(r#""task" -> "out" [label = "changes of state"];"#));
         let mermaid = graph.as_mermaid();

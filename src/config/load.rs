@@ -10,6 +10,7 @@ mod show;
 mod source;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use toml::{Table, Value};
@@ -29,6 +30,14 @@ pub struct LoadOptions {
     pub environment: Vec<(String, String)>,
     /// Flags: key, value, and the origin as messages name it, such as `--set`. A later one wins.
     pub settings: Vec<(String, String, String)>,
+}
+
+impl LoadOptions {
+    /// The variables of this process, no file and no flags.
+    pub fn from_environment() -> LoadOptions {
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        LoadOptions { environment: std::env::vars_os().filter_map(text).collect(), ..LoadOptions::default() }
+    }
 }
 
 /// The configuration and where each value came from.

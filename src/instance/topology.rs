@@ -124,7 +124,7 @@ impl Wanted {
     pub fn check(&self, log: &dyn Log) -> Result<(), LogError> {
         let topics: Vec<(&str, &[Operation])> =
             self.topics.iter().map(|(name, operations)| (&**name, *operations)).collect();
-        log.check_rights(&self.group, &topics)
+        log.check_rights((&self.group, &[Operation::Read]), &topics)
     }
 
     /// The error; where something is not allowed, with all that is missing as far as the log tells it.

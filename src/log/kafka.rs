@@ -113,7 +113,7 @@ impl Log for KafkaLog {
         self.questions.purge(before)
     }
 
-    fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+    fn check_rights(&self, group: (&str, &[Operation]), topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
         self.questions.check_rights(group, topics)
     }
 

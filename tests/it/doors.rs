@@ -78,6 +78,9 @@ fn commands_bring_the_token() {
     let instance = protected(folder.path(), &[]);
     let said = instance.command(&["tasks"]).failed(1);
     assert!(said.contains("401 unauthorized") && said.contains("--token-file"), "{said}");
+    let said = instance.command(&["topology", "--token", "wrong"]);
+    assert!(said.err.starts_with("without rates: ") && said.err.contains("--token-file"), "{said:?}");
+    said.ok();
     let said = instance.command(&["tasks", "--token", "wrong"]).failed(1);
     assert!(said.contains("401 unauthorized"), "{said}");
     instance.command(&["send", "1:ADD", "--token", TOKEN]).ok();
@@ -220,6 +223,21 @@ fn idle_and_slow_clients_do_not_keep_others_out() {
         stream.read_to_string(&mut answer).ok()?;
         answer.starts_with("HTTP/1.1 200 ").then_some(())
     });
+}
+
+#[cfg(unix)]
+#[test]
+fn what_it_makes_is_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    instance.send(r#"{"key":"1","action":"ADD"}"#);
+    instance.holds("1", "ADD");
+    for made in ["tidegate-data", "tidegate-data/log", "tidegate-data/state", "tidegate-data/state/one"] {
+        let mode = std::fs::metadata(folder.path().join(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{made}");
+    }
 }
 
 #[test]

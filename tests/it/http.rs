@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::running::Running;
+use crate::running::{Running, eventually};
 
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
@@ -173,4 +173,64 @@ fn what_is_dropped_spawns_nothing_and_is_counted_as_superseded() {
     let count =
         metrics.lines().find(|line| line.starts_with("tidegate_events_processed_total{outcome=\"superseded\"}"));
     assert_eq!(count.and_then(|line| line.rsplit(' ').next()), Some("1"), "{metrics}");
+}
+
+#[test]
+fn with_header_every_event_brings_its_sequence() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "source.stamp=header"]);
+    let event = |key: &str, sequence: u64| format!(r#"{{"key":"{key}","action":"ADD","global_offset":{sequence}}}"#);
+    let none = r#"{"key":"1","action":"ADD"}"#;
+    refused(instance.post("application/json", none), 409, "no_sequence");
+    let error =
+        refused(instance.post("application/x-ndjson", format!("{}\n{none}", event("1", 7))), 409, "no_sequence");
+    assert_eq!(error["line"], 2, "{error}");
+    let answer = instance.send(&[event("1", 12), event("2", 10), event("3", 11), event("1", 5)].join("\n"));
+    assert_eq!(
+        answer,
+        json!({ "accepted": 4, "first_sequence": 12, "last_sequence": 5, "ranges": [[12, 12], [10, 11], [5, 5]] })
+    );
+    for (key, stamp) in [("1", "12"), ("2", "10"), ("3", "11")] {
+        assert_eq!(instance.holds(key, "ADD")["stamp"], stamp);
+    }
+    instance.drained();
+    assert_eq!(instance.holds("1", "ADD")["stamp"], "12", "5 came later and is older; 7 was not appended");
+    assert_eq!(received(&instance), 4);
+}
+
+#[test]
+fn with_arrival_the_sequence_is_given_when_an_event_is_read() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "source.stamp=arrival"]);
+    let event = |key: &str| format!(r#"{{"key":"{key}","action":"ADD","global_offset":9}}"#);
+    let answer = instance.send(&[event("1"), event("2"), event("1")].join("\n"));
+    assert_eq!(answer, json!({ "accepted": 3, "first_sequence": null, "last_sequence": null, "ranges": [] }));
+    instance.holds("2", "ADD");
+    instance.drained();
+    let mut given: Vec<u64> =
+        ["1", "2"].map(|key| instance.holds(key, "ADD")["stamp"].as_str().unwrap().parse().unwrap()).into();
+    given.sort_unstable();
+    assert!(given[0] < given[1] && given[1] <= 2, "0 to 2, whatever the events say themselves: {given:?}");
+}
+
+/// What the instance has counted of its source topics.
+fn received(instance: &Running) -> u64 {
+    let metrics = instance.get_text("/metrics").1;
+    let counts = metrics.lines().filter(|line| line.starts_with("tidegate_events_received_total{"));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn what_stands_behind_a_record_that_is_judged_is_received_once() {
+    let folder = tempdir().unwrap();
+    let settings = ["source.stamp=header", "source.max_jump=100"];
+    let instance = Running::start(folder.path(), &["--set", settings[0], "--set", settings[1]]);
+    // One key: all of them stand in one partition, behind the one that is beyond all others.
+    let event = |sequence: u64| format!(r#"{{"key":"1","action":"ADD","global_offset":{sequence}}}"#);
+    instance.send(&event(1));
+    instance.holds("1", "ADD");
+    instance.send(&[2, 5000, 3, 4, 5].map(event).join("\n"));
+    eventually("5 is the last", || (instance.holds("1", "ADD")["stamp"] == "5").then_some(()));
+    assert_eq!(instance.get("/api/v1/dead-letters").1["dead_letters"][0]["cause"], "sequence_jump");
+    assert_eq!(received(&instance), 6);
 }

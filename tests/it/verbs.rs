@@ -150,8 +150,15 @@ fn topology_is_drawn_with_and_without_an_instance() {
     assert!(said.starts_with("digraph") && said.contains(r#""orders" -> "sequencer""#), "{said}");
     let said = run(folder.path(), &[&alone[..], &["--format", "mermaid"]].concat()).ok();
     assert!(said.starts_with("flowchart LR") && said.contains(r#"[("orders")]"#), "{said}");
+    let said = run(folder.path(), &alone).err;
+    assert!(said.starts_with("without rates: no answer from") && said.contains("--server"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 
     let instance = Running::start(folder.path(), &[]);
+    let said = instance.command(&["topology", "--set", "application.id=other"]);
+    assert!(said.err.contains("the instance runs the application tidegate, and this is other"), "{said:?}");
+    said.ok();
+    assert_eq!(instance.command(&["topology"]).err, "", "with rates");
     let graph: Value = serde_json::from_str(&instance.command(&["topology", "--output", "json"]).ok()).unwrap();
     let nodes: Vec<_> = graph["nodes"].as_array().unwrap().iter().map(|node| node["kind"].as_str().unwrap()).collect();
     assert_eq!(nodes, ["source", "sequencer", "repartition", "task", "changelog", "dead_letter", "progress"]);

@@ -187,8 +187,8 @@ fn every_call_of_the_port_that_is_not_allowed_says_so() {
     denied(log.committed("any", std::slice::from_ref(&there), true), "Describe on group any");
     denied(log.producer("any-1"), "Write on transactional id any-1");
     denied(
-        log.check_rights("any", &[(topic, &[Operation::Read])]),
-        &format!("Read on topic {topic}, Read on group any"),
+        log.check_rights(("any", &[Operation::Read, Operation::Delete]), &[(topic, &[Operation::Read])]),
+        &format!("Read on topic {topic}, Read on group any, Delete on group any"),
     );
     let append = Append { to: there.clone(), records: kit::numbered(0..1) };
     denied(log.append(append.clone()), &format!("Write on topic {topic}"));
@@ -225,4 +225,44 @@ fn every_call_of_the_port_that_is_not_allowed_says_so() {
     });
     let mut reader = admin.reader(&there, 0, Isolation::ReadCommitted, false).expect("a reader");
     assert_eq!(kit::read_to(&mut *reader, kit::settled_end(&admin, &there)).len(), 1, "once");
+}
+
+#[test]
+fn a_tool_that_is_not_allowed_all_of_it_changes_nothing() {
+    let (app, user) = nobody("tools");
+    create(&app);
+    let delete = |topic: &str| right("Delete", "topic", topic, false);
+    let own = format!("{}-", app.id);
+    let looks = [
+        right("Describe", "topic", &app.source, false),
+        right("DescribeConfigs", "topic", &app.source, false),
+        right("Describe", "topic", &own, true),
+        right("DescribeConfigs", "topic", &own, true),
+        right("Describe", "group", &app.id, false),
+    ];
+    secured().acls.grant(&user.name, &looks);
+    let until = |verb: &[&str], words: &[String]| {
+        kit::eventually(&format!("{verb:?} says {words:?}"), || {
+            let ended = app.tool(verb);
+            let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+            words.iter().all(|word| said.contains(word))
+        });
+    };
+    until(&["topics", "purge"], &[format!("Delete on topic {}", app.topics.repartition)]);
+    // Of four topics and the group only one topic is missing, and it would not be the first.
+    let allowed = [&app.topics.progress, &app.topics.dead_letter, &app.topics.repartition].map(|topic| delete(topic));
+    secured().acls.grant(&user.name, &allowed);
+    secured().acls.grant(&user.name, &[right("Delete", "group", &app.id, false)]);
+    let missing = format!("the right to Delete on topic {} is missing", app.topics.changelog);
+    until(&["reset"], &[missing.clone(), "would be refused".into()]);
+    until(&["reset", "--execute"], &[missing, "nothing was changed".into()]);
+    let there = || {
+        let names = [&app.topics.progress, &app.topics.dead_letter, &app.topics.repartition, &app.topics.changelog];
+        let found = kit::connect(&app.servers).describe(&names.map(|name| &**name)).expect("described");
+        found.iter().flatten().count()
+    };
+    assert_eq!(there(), 4, "nothing was deleted");
+    secured().acls.grant(&user.name, &[delete(&app.topics.changelog)]);
+    until(&["reset", "--execute"], &["done: the application starts from the beginning".into()]);
+    assert_eq!(there(), 0);
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cause::Cause;
 use crate::clock;
@@ -18,6 +18,8 @@ use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
 const PAGE_BYTES: usize = 4 << 20;
 /// The records that one page looks at.
 const PAGE_RECORDS: usize = 50_000;
+/// Partitions that are read at the same time.
+const SIDE_BY_SIDE: usize = 8;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(200);
 
@@ -61,6 +63,48 @@ pub struct Page {
     pub next: Option<Place>,
 }
 
+impl Page {
+    /// The place of its last dead letter.
+    fn last(&self) -> Option<Place> {
+        self.letters.last().map(|(partition, last)| Place { partition: *partition, after: last.offset })
+    }
+}
+
+/// Offsets of one partition, at least one.
+struct Stretch {
+    of: TopicPartition,
+    begin: i64,
+    end: i64,
+}
+
+/// What reading one stretch may take (D2); one dead letter may be larger than that.
+struct Bounds {
+    letters: usize,
+    bytes: usize,
+    records: usize,
+    deadline: Instant,
+}
+
+/// What one stretch has.
+#[derive(Default)]
+struct Read {
+    letters: Vec<Record>,
+    looked_at: usize,
+    /// Where it was left; `None` = at its end.
+    next: Option<Place>,
+}
+
+/// How many of these are read side by side: no more than what is needed for so many dead letters, if every offset is one.
+fn together(stretches: &[Stretch], letters: usize) -> usize {
+    let mut before = 0;
+    let needed = stretches.iter().take(SIDE_BY_SIDE).take_while(|stretch| {
+        let is_needed = before <= letters as i64;
+        before += stretch.end - stretch.begin;
+        is_needed
+    });
+    needed.count()
+}
+
 /// Where the dead letters stand.
 pub struct Shelf {
     /// The log.
@@ -80,45 +124,92 @@ impl Shelf {
     /// What the log says; [`LogError::Retriable`] where an undecided transaction hides everything behind `from`.
     pub fn page(&self, from: Place, limit: usize, cause: Option<Cause>) -> Result<Page, LogError> {
         let deadline = clock::now() + self.patience;
-        let (mut page, mut bytes, mut looked_at) = (Page::default(), 0, 0);
+        let stretches = self.stretches(from)?;
+        let (mut page, mut bytes, mut looked_at, mut rest) = (Page::default(), 0, 0, &stretches[..]);
+        while !rest.is_empty() && bytes < PAGE_BYTES {
+            let room = limit - page.letters.len();
+            let now;
+            (now, rest) = rest.split_at(together(rest, if cause.is_some() { PAGE_RECORDS } else { room }));
+            let bounds = Bounds {
+                letters: room,
+                bytes: (PAGE_BYTES - bytes) / now.len(),
+                records: PAGE_RECORDS.saturating_sub(looked_at) / now.len(),
+                deadline,
+            };
+            for (stretch, read) in now.iter().zip(self.side_by_side(now, cause, &bounds)) {
+                let read = read?;
+                looked_at += read.looked_at;
+                if let (Some(next), 0, true) = (read.next, looked_at, page.letters.is_empty()) {
+                    return Err(self.undecided(&stretch.of, next.after + 1));
+                }
+                bytes += read.letters.iter().map(bytes_of).sum::<usize>();
+                let room = limit - page.letters.len();
+                let is_full = read.letters.len() > room;
+                page.letters.extend(read.letters.into_iter().take(room).map(|record| (stretch.of.partition, record)));
+                page.next = if is_full { page.last() } else { read.next };
+                if page.next.is_some() {
+                    return Ok(page);
+                }
+            }
+        }
+        if !rest.is_empty() {
+            page.next = page.last();
+        }
+        Ok(page)
+    }
+
+    /// What there is to read behind `from`: the partitions that have something, in order.
+    fn stretches(&self, from: Place) -> Result<Vec<Stretch>, LogError> {
+        let mut stretches = Vec::new();
         for partition in from.partition..self.partitions {
             let of = TopicPartition::new(&self.topic, partition);
             let ends = self.log.watermarks(&of)?;
             let begin = if partition == from.partition { ends.low.max(from.after + 1) } else { ends.low };
-            if begin >= ends.high {
-                continue;
-            }
-            let mut reader = self.log.reader(&of, begin, Isolation::ReadCommitted, true)?;
-            while reader.position() < ends.high {
-                let here = Place { partition, after: reader.position() - 1 };
-                if looked_at >= PAGE_RECORDS || clock::now() >= deadline {
-                    if page.letters.is_empty() && looked_at == 0 {
-                        return Err(self.undecided(&of, reader.position()));
-                    }
-                    page.next = Some(here);
-                    return Ok(page);
-                }
-                for record in reader.next(STEP)? {
-                    looked_at += 1;
-                    if cause.is_some_and(|cause| {
-                        dead_letter::read(&record.headers).cause.as_deref() != Some(cause.as_str())
-                    }) {
-                        continue;
-                    }
-                    let size = bytes_of(&record);
-                    if page.letters.len() == limit || (bytes + size > PAGE_BYTES && !page.letters.is_empty()) {
-                        page.next = page
-                            .letters
-                            .last()
-                            .map(|(partition, last)| Place { partition: *partition, after: last.offset });
-                        return Ok(page);
-                    }
-                    bytes += size;
-                    page.letters.push((partition, record));
-                }
+            if begin < ends.high {
+                stretches.push(Stretch { of, begin, end: ends.high });
             }
         }
-        Ok(page)
+        Ok(stretches)
+    }
+
+    /// Reads these at the same time: to open a reader takes longer than to read a page.
+    fn side_by_side(&self, of: &[Stretch], cause: Option<Cause>, bounds: &Bounds) -> Vec<Result<Read, LogError>> {
+        std::thread::scope(|scope| {
+            let readers: Vec<_> =
+                of.iter().map(|stretch| scope.spawn(move || self.read(stretch, cause, bounds))).collect();
+            let panicked = |panic| std::panic::resume_unwind(panic);
+            readers.into_iter().map(|reader| reader.join().unwrap_or_else(panicked)).collect()
+        })
+    }
+
+    fn read(&self, stretch: &Stretch, cause: Option<Cause>, bounds: &Bounds) -> Result<Read, LogError> {
+        let partition = stretch.of.partition;
+        let mut reader = self.log.reader(&stretch.of, stretch.begin, Isolation::ReadCommitted, true)?;
+        let (mut read, mut bytes) = (Read::default(), 0);
+        while reader.position() < stretch.end {
+            if read.looked_at >= bounds.records || clock::now() >= bounds.deadline {
+                read.next = Some(Place { partition, after: reader.position() - 1 });
+                return Ok(read);
+            }
+            for record in reader.next(STEP)? {
+                read.looked_at += 1;
+                let is_wanted =
+                    |cause: Cause| dead_letter::read(&record.headers).cause.as_deref() == Some(cause.as_str());
+                if !cause.is_none_or(is_wanted) {
+                    continue;
+                }
+                let size = bytes_of(&record);
+                let is_too_much = bytes + size > bounds.bytes && !read.letters.is_empty();
+                if read.letters.len() == bounds.letters || is_too_much {
+                    let after = read.letters.last().map_or(stretch.begin - 1, |last| last.offset);
+                    read.next = Some(Place { partition, after });
+                    return Ok(read);
+                }
+                bytes += size;
+                read.letters.push(record);
+            }
+        }
+        Ok(read)
     }
 
     /// The dead letter at this offset, if there is one. Blocks.
@@ -225,11 +316,28 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_read_side_by_side_than_may_be_needed() {
+        let stretch =
+            |offsets: i64| Stretch { of: TopicPartition::new(&"letters".into(), 0), begin: 7, end: 7 + offsets };
+        let stretches: Vec<Stretch> = [3, 4, 100, 1, 1, 1, 1, 1, 1, 1].map(stretch).into();
+        for (letters, expected) in [(0, 1), (2, 1), (3, 2), (7, 3), (106, 3), (107, 4), (1000, SIDE_BY_SIDE)] {
+            assert_eq!(together(&stretches, letters), expected, "{letters}");
+        }
+        assert_eq!(together(&stretches[9..], 1000), 1);
+    }
+
+    #[test]
     fn d2_pages_are_bounded_in_bytes() {
         let folder = tempfile::tempdir().expect("a folder");
         let (log, shelf) = shelf(folder.path());
         append(&log, 1, (0..3).map(|_| letter(Cause::Rejected, 3_000_000)).collect());
         assert_eq!(walk(&shelf, 100, None), (vec![(1, 0), (1, 1), (1, 2)], 3));
+        append(&log, 0, vec![letter(Cause::Rejected, 1), letter(Cause::Rejected, 3_000_000)]);
+        append(&log, 2, vec![letter(Cause::Rejected, 1)]);
+        let all = vec![(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)];
+        for limit in [1, 2, 3, 100] {
+            assert_eq!(walk(&shelf, limit, None).0, all, "{limit}");
+        }
     }
 
     #[test]

@@ -43,11 +43,12 @@ impl<C: Calls> Engine<C> {
             return;
         }
         let Some(slot) = self.sources.get_mut(&fetched.of).filter(|slot| slot.epoch == fetched.epoch) else { return };
-        metrics::events_received(&fetched.of.topic, fetched.records.len() as u64);
         self.composing.touch(&self.membership);
-        self.composing.sequenced += fetched.records.len() as u64;
         slot.touched = true;
-        let beyond = self.sequencer.sequence(&mut slot.source, fetched.records, &mut self.composing.outbox);
+        let sequencer = &mut self.sequencer;
+        let (taken, beyond) = sequencer.sequence(&mut slot.source, fetched.records, &mut self.composing.outbox);
+        metrics::events_received(&fetched.of.topic, taken);
+        self.composing.sequenced += taken;
         if let Some(beyond) = beyond {
             // What was delivered behind the record comes again after the judgement, under this epoch (B2).
             self.epochs += 1;

@@ -297,7 +297,11 @@ impl Questions {
     }
 
     /// Everything of this that the broker says is not allowed to us, in one error.
-    pub fn check_rights(&self, group: &str, topics: &[(&str, &[Operation])]) -> Result<(), LogError> {
+    pub fn check_rights(
+        &self,
+        (group, of_group): (&str, &[Operation]),
+        topics: &[(&str, &[Operation])],
+    ) -> Result<(), LogError> {
         let names: Vec<&str> = topics.iter().map(|(name, _)| *name).collect();
         let mut missing: Vec<Right<'_>> = Vec::new();
         for ((name, operations), found) in topics.iter().zip(self.topics(&names, true)?) {
@@ -309,10 +313,11 @@ impl Questions {
             let lacking = operations.iter().filter(|operation| rights::lacks(&allowed, **operation));
             missing.extend(lacking.map(|operation| (rights::word(*operation), Resource::Topic(name))));
         }
-        let of_group = native::group_rights(self.plain.ask(), group, self.options.call_timeout);
-        let of_group = of_group.map_err(|failure| self.plain.failure("describe the group", &failure))?;
-        if rights::lacks(&of_group, Operation::Read) {
-            missing.push(("Read", Resource::Group(group)));
+        if !of_group.is_empty() {
+            let allowed = native::group_rights(self.plain.ask(), group, self.options.call_timeout);
+            let allowed = allowed.map_err(|failure| self.plain.failure("describe the group", &failure))?;
+            let lacking = of_group.iter().filter(|operation| rights::lacks(&allowed, **operation));
+            missing.extend(lacking.map(|operation| (rights::word(*operation), Resource::Group(group))));
         }
         if missing.is_empty() { Ok(()) } else { Err(rights::missing(&missing, &self.options.prefix, "")) }
     }
