@@ -43,7 +43,7 @@ pub fn decode(value: Option<Bytes>) -> Result<proto::Progress, DecodeError> {
 }
 
 /// Whether it is what a transaction has counted; later versions may tell other things here.
-fn is_counts(record: &Record) -> bool {
+pub fn is_counts(record: &Record) -> bool {
     record.headers.iter().any(|(name, kind)| name == KIND && kind == COUNTS)
 }
 
