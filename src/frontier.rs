@@ -8,5 +8,7 @@
 pub mod book;
 mod cascades;
 mod runs;
+pub mod snapshot;
+mod times;
 
 pub use book::{Book, Root, Standing, Unavailable};

@@ -39,7 +39,7 @@ use calls::RuntimeCalls;
 use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
-use observer::Observer;
+use observer::{Observer, Reading, SNAPSHOT_EVERY};
 use thread::{Beginning, EngineThread};
 use threads::{Threads, share};
 use topology::{Topology, TopologyError};
@@ -308,7 +308,6 @@ impl Starter {
 
     fn observe(&self) {
         let shared = &self.shared;
-        let of = TopicPartition::new(&shared.topics.progress, 0);
         let report = |error: Option<LogError>| {
             // What passes by itself is told by those whose work stands still.
             let text = error.filter(|error| !matches!(error, LogError::Retriable(_))).map(|error| error.to_string());
@@ -316,8 +315,24 @@ impl Starter {
                 threads.trouble("progress", text);
             }
         };
-        let stopping = || shared.stopping.load(Ordering::Relaxed);
-        shared.observer.run(shared.log.as_ref(), &of, &report, &stopping);
+        let has_first = |status: &ThreadStatus| {
+            status
+                .tasks
+                .iter()
+                .any(|task| task.role == "task" && task.partition == 0 && task.state == TaskState::Running)
+        };
+        let reading = Reading {
+            observer: &shared.observer,
+            log: shared.log.as_ref(),
+            of: TopicPartition::new(&shared.topics.progress, 0),
+            writer: uuid::Uuid::new_v4().to_string(),
+            every: SNAPSHOT_EVERY,
+            writes: &|| locked(&shared.thread_status).as_ref().is_some_and(has_first),
+            purges: shared.config.processing.repartition_purge.is_some(),
+            report: &report,
+            stopping: &|| shared.stopping.load(Ordering::Relaxed),
+        };
+        reading.run();
     }
 
     fn keep_house(&self) {

@@ -4,10 +4,11 @@
 //!     first root with anything pending holds it.
 //! F2: what an application did without counting (`at_least_once`) makes every later claim void.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::cascades::{self, Cascades, Pending};
 use super::runs::Runs;
+use super::times::Times;
 use crate::config::StampSource;
 use crate::counts::expand_runs;
 use crate::proto;
@@ -66,26 +67,27 @@ pub struct Root {
 #[derive(Debug, Default)]
 pub struct Book {
     /// The cascades of generation 0 as they were spawned first.
-    originals: Cascades,
+    pub(super) originals: Cascades,
     /// Retries and replays, by (sequence, generation, retry).
-    others: BTreeMap<(u64, u32, u32), Pending>,
+    pub(super) others: BTreeMap<(u64, u32, u32), Pending>,
     /// By epoch: the sequence behind the greatest that was received, and where its sequences are from.
-    epochs: BTreeMap<u8, Epoch>,
+    pub(super) epochs: BTreeMap<u8, Epoch>,
     /// With `header`: the sequences that came, as runs. Where they come in order they are all those below the end.
-    came: Runs,
-    /// Behind the last record read of each source partition.
-    positions: BTreeMap<(String, i32), i64>,
+    pub(super) came: Runs,
+    /// The last word about each source partition.
+    pub(super) positions: BTreeMap<(String, i32), proto::SourcePosition>,
     /// Since when sequences up to here were known, in milliseconds since 1970.
-    times: Times,
-    uncounted: bool,
+    pub(super) times: Times,
+    pub(super) uncounted: bool,
 }
 
+/// What was received under one `source.epoch`.
 #[derive(Debug, Default)]
-struct Epoch {
+pub(super) struct Epoch {
     /// The sequence behind the greatest received, with the epoch.
-    end: u64,
+    pub(super) end: u64,
     /// Nothing below `end` can come any more.
-    is_ordered: bool,
+    pub(super) is_ordered: bool,
 }
 
 impl Book {
@@ -135,7 +137,7 @@ impl Book {
         epoch.end = epoch.end.max((u64::from(number) << EPOCH_SHIFT).saturating_add(end));
         epoch.is_ordered = stamp != StampSource::Header;
         self.times.note(epoch.end, at_ms);
-        self.positions.insert((at.topic.clone(), at.partition), at.position);
+        self.positions.insert((at.topic.clone(), at.partition), at.clone());
     }
 
     /// How far the application is.
@@ -195,7 +197,7 @@ impl Book {
 
     /// The next offset to be read of a source partition.
     pub fn position(&self, topic: &str, partition: i32) -> i64 {
-        self.positions.get(&(topic.to_owned(), partition)).copied().unwrap_or(0)
+        self.positions.get(&(topic.to_owned(), partition)).map_or(0, |at| at.position)
     }
 
     /// Everything received so far, as runs of first and last sequence.
@@ -218,43 +220,6 @@ impl Book {
             };
             self.originals.first_within(first, last).into_iter().chain(missing).min()
         })
-    }
-}
-
-/// When sequences were received, roughly: a root that holds the frontier has an age.
-#[derive(Debug, Default)]
-struct Times(VecDeque<(u64, i64)>);
-
-impl Times {
-    /// Two notes are so far apart, in milliseconds, and farther where there are many.
-    const APART: i64 = 1000;
-
-    const MANY: usize = 4096;
-
-    fn note(&mut self, end: u64, at_ms: i64) {
-        if self.0.back().is_some_and(|(known, at)| end <= *known || at_ms < at + Times::APART) {
-            return;
-        }
-        if self.0.len() == Times::MANY {
-            let mut number = 0;
-            self.0.retain(|_| {
-                number += 1;
-                number % 2 == 1
-            });
-        }
-        self.0.push_back((end, at_ms));
-    }
-
-    /// When `sequence` was known to be received.
-    fn of(&self, sequence: u64) -> Option<i64> {
-        let behind = self.0.partition_point(|(end, _)| *end <= sequence);
-        self.0.get(behind).or(self.0.back()).map(|(_, at)| *at)
-    }
-
-    fn forget_below(&mut self, sequence: Option<u64>) {
-        while self.0.len() > 1 && sequence.is_none_or(|sequence| self.0[0].0 <= sequence) {
-            self.0.pop_front();
-        }
     }
 }
 

@@ -84,6 +84,11 @@ impl Cascades {
         self.runs.range(from..=last.max(from)).next().map(|(first, _)| *first)
     }
 
+    /// The runs of roots that have something pending: first, behind the last, and what is pending of each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64, &[i32])> {
+        self.runs.iter().map(|(first, run)| (*first, run.end, &run.pending[..]))
+    }
+
     /// How many roots have something pending.
     pub(super) fn roots(&self) -> u64 {
         self.roots

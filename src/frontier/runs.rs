@@ -35,6 +35,16 @@ impl Runs {
         }
     }
 
+    /// Nothing is known of what lies below.
+    pub(super) fn forget_below(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// The runs, first and behind the last, and the sequence below which nothing is known.
+    pub(super) fn told(&self) -> (impl Iterator<Item = (u64, u64)>, u64) {
+        (self.runs.iter().map(|(first, end)| (*first, *end)), self.floor)
+    }
+
     /// Whether it holds `sequence`; `None` = it is not known any more.
     pub(super) fn holds(&self, sequence: u64) -> Option<bool> {
         let run = self.runs.range(..=sequence).next_back();
