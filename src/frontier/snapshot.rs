@@ -19,12 +19,12 @@ const RUNS_PER_PART: usize = 30_000;
 pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     let mut parts = Parts { parts: vec![proto::Snapshot::default()], room: RUNS_PER_PART };
     // Roots of which the same is pending share one message, as in counts.
-    let mut shapes: BTreeMap<(u32, u32, &[i32]), Vec<(u64, u64)>> = BTreeMap::new();
+    let mut shapes: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
     for (first, end, pending) in book.originals.iter() {
-        shapes.entry((0, 0, pending)).or_default().push((first, end));
+        shapes.entry((0u32, 0u32, pending)).or_default().push((first, end));
     }
     for ((sequence, generation, retry), pending) in &book.others {
-        let runs = shapes.entry((*generation, *retry, pending)).or_default();
+        let runs = shapes.entry((*generation, *retry, &pending[..])).or_default();
         runs.push((*sequence, sequence.saturating_add(1)));
     }
     for ((generation, retry, pending), runs) in shapes {

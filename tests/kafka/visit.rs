@@ -451,7 +451,9 @@ impl Visit<'_> {
         for path in described["paths"].as_object().expect("an object").keys() {
             // Of a path with a parameter only what is before it is compared.
             let fixed = path.split('{').next().unwrap_or_default();
-            let is_it = |read: &str| if fixed == path { read == path } else { read.len() > fixed.len() && read.starts_with(fixed) };
+            let is_it = |read: &str| {
+                if fixed == path { read == path } else { read.len() > fixed.len() && read.starts_with(fixed) }
+            };
             let visited = |(read, status, _): &(&str, u16, &str)| {
                 *status == 200 && is_it(read.split('?').next().unwrap_or_default())
             };
