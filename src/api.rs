@@ -5,6 +5,7 @@ mod bytes;
 mod dead_letters;
 mod events;
 mod everywhere;
+mod frontier;
 mod instances;
 mod keys;
 mod openapi;
@@ -42,6 +43,8 @@ fn described() -> OpenApiRouter<Front> {
         .routes(routes!(status::in_flight))
         .routes(routes!(topology::topology))
         .routes(routes!(instances::instances))
+        .routes(routes!(frontier::frontier))
+        .routes(routes!(frontier::root))
         .routes(routes!(events::post))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get))

@@ -5,6 +5,7 @@ mod client;
 mod dead_letters;
 mod demo;
 mod error;
+mod frontier;
 mod keys;
 mod open;
 mod options;
@@ -67,6 +68,8 @@ enum Verb {
     List(keys::ListOptions),
     /// List the tasks of an instance.
     Tasks,
+    /// Show how far everything is final.
+    Frontier(frontier::FrontierOptions),
     /// Watch an instance's numbers change.
     Watch(watch::WatchOptions),
     /// Draw the way of an event through the application's topics.
@@ -128,7 +131,8 @@ fn check(options: &ConfigOptions, output: Output) -> Result<(), CliError> {
 fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
     let client = || Client::new(&cli.server);
     let talks = matches!(cli.verb, Verb::Send(_) | Verb::Get(_) | Verb::List(_) | Verb::Tasks);
-    let talks = talks || matches!(cli.verb, Verb::Watch(_) | Verb::Topology(_) | Verb::DeadLetters(_));
+    let talks =
+        talks || matches!(cli.verb, Verb::Watch(_) | Verb::Frontier(_) | Verb::Topology(_) | Verb::DeadLetters(_));
     if !talks {
         cli.server.refuse()?;
     }
@@ -140,6 +144,7 @@ fn dispatch(cli: Cli, doors: Router<Front>) -> Result<(), CliError> {
         Verb::Get(options) => keys::get(&client()?, &options, cli.encoding, cli.output),
         Verb::List(options) => keys::list(&client()?, &options, cli.encoding, cli.output),
         Verb::Tasks => tasks::tasks(&client()?, cli.output),
+        Verb::Frontier(options) => frontier::frontier(&client()?, &options, cli.output),
         Verb::Watch(options) => watch::watch(client()?, &options, cli.output),
         Verb::Topology(options) => topology::topology(&client()?, &options, cli.output),
         Verb::DeadLetters(verb) => dead_letters::dead_letters(&client()?, &verb, cli.encoding, cli.output),

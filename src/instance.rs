@@ -10,8 +10,10 @@ mod housekeeping;
 pub mod judging;
 mod lookup;
 mod measured;
+mod observer;
 pub mod opening;
 mod sending;
+pub mod settling;
 mod thread;
 mod threads;
 pub mod topology;
@@ -37,6 +39,7 @@ use calls::RuntimeCalls;
 use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
+use observer::{Observer, Reading, SNAPSHOT_EVERY};
 use thread::{Beginning, EngineThread};
 use threads::{Threads, share};
 use topology::{Topology, TopologyError};
@@ -84,6 +87,8 @@ struct Shared {
     /// What the engine threads said last of themselves, together.
     thread_status: Mutex<Option<ThreadStatus>>,
     measured: Mutex<Measured>,
+    /// What is settled.
+    observer: Observer,
     /// The largest record that the source topic takes, and when that was read.
     largest: Mutex<Option<(i64, Instant)>>,
     stopping: AtomicBool,
@@ -119,6 +124,7 @@ impl Instance {
             waiting_for: Mutex::new(Some("the log".into())),
             thread_status: Mutex::new(None),
             measured: Mutex::default(),
+            observer: Observer::default(),
             largest: Mutex::default(),
             stopping: AtomicBool::new(false),
             failed,
@@ -273,7 +279,10 @@ impl Starter {
                 Ok(threads) => {
                     *locked(&self.shared.engine) = Some(threads);
                     *locked(&self.shared.waiting_for) = None;
-                    return self.keep_house();
+                    return std::thread::scope(|scope| {
+                        scope.spawn(|| self.observe());
+                        self.keep_house();
+                    });
                 }
                 Err(TopologyError::Misconfigured(reason)) => {
                     let _ = self.shared.failed.send(Some(StartError::Misconfigured(reason)));
@@ -295,6 +304,35 @@ impl Starter {
             }
             std::thread::sleep(RETRY);
         }
+    }
+
+    fn observe(&self) {
+        let shared = &self.shared;
+        let report = |error: Option<LogError>| {
+            // What passes by itself is told by those whose work stands still.
+            let text = error.filter(|error| !matches!(error, LogError::Retriable(_))).map(|error| error.to_string());
+            if let Some(threads) = locked(&shared.engine).as_ref() {
+                threads.trouble("progress", text);
+            }
+        };
+        let has_first = |status: &ThreadStatus| {
+            status
+                .tasks
+                .iter()
+                .any(|task| task.role == "task" && task.partition == 0 && task.state == TaskState::Running)
+        };
+        let reading = Reading {
+            observer: &shared.observer,
+            log: shared.log.as_ref(),
+            of: TopicPartition::new(&shared.topics.progress, 0),
+            writer: uuid::Uuid::new_v4().to_string(),
+            every: SNAPSHOT_EVERY,
+            writes: &|| locked(&shared.thread_status).as_ref().is_some_and(has_first),
+            purges: shared.config.processing.repartition_purge.is_some(),
+            report: &report,
+            stopping: &|| shared.stopping.load(Ordering::Relaxed),
+        };
+        reading.run();
     }
 
     fn keep_house(&self) {

@@ -46,6 +46,7 @@ pub mod sequencer;
 pub mod changelog;
 pub mod progress;
 pub mod output;
+pub mod frontier;
 pub mod reference;
 
 // 3: one partition

@@ -36,6 +36,10 @@ const STORE_BYTES: &str = "tidegate_store_bytes";
 const STORE_FLUSH_DURATION: &str = "tidegate_store_flush_duration_seconds";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
 const END_TO_END_LATENCY: &str = "tidegate_end_to_end_latency_seconds";
+const FRONTIER: &str = "tidegate_frontier_sequence";
+const UNSETTLED_ROOTS: &str = "tidegate_unsettled_roots";
+const OLDEST_UNSETTLED: &str = "tidegate_oldest_unsettled_root_sequence";
+const OLDEST_UNSETTLED_AGE: &str = "tidegate_oldest_unsettled_root_age_seconds";
 const READY: &str = "tidegate_ready";
 const BUILD_INFO: &str = "tidegate_build_info";
 
@@ -63,6 +67,10 @@ const GAUGES: &[(&str, &str)] = &[
     (IN_FLIGHT_EVENTS, "Handler calls running."),
     (BUFFERED_BYTES, "What is read and not committed; at processing.max_buffered partitions pause."),
     (READY, "1 where /readyz answers 200, else 0."),
+    (FRONTIER, "Greatest sequence up to which everything is settled; NaN where that is not known."),
+    (UNSETTLED_ROOTS, "Primary events received whose cascade is not done."),
+    (OLDEST_UNSETTLED, "Sequence of the first of those; NaN when there is none."),
+    (OLDEST_UNSETTLED_AGE, "Since when that one is received; 0 when there is none."),
     (OLDEST_AGE, "Age of the oldest event that is read and not done."),
     (CONSUMER_LAG, "Records between the committed position and the end of the partition."),
     (RESTORE_REMAINING, "Changelog records still to be restored."),
@@ -119,6 +127,10 @@ struct Meters {
     handler_duration: Histogram,
     in_flight: Gauge,
     buffered: Gauge,
+    frontier: Gauge,
+    unsettled: Gauge,
+    oldest_unsettled: Gauge,
+    oldest_unsettled_age: Gauge,
     ready: Gauge,
     commits: Counter,
     commit_duration: Histogram,
@@ -184,6 +196,10 @@ impl Meters {
             handler_duration: histogram(HANDLER_DURATION),
             in_flight: gauge(IN_FLIGHT_EVENTS),
             buffered: gauge(BUFFERED_BYTES),
+            frontier: gauge(FRONTIER),
+            unsettled: gauge(UNSETTLED_ROOTS),
+            oldest_unsettled: gauge(OLDEST_UNSETTLED),
+            oldest_unsettled_age: gauge(OLDEST_UNSETTLED_AGE),
             ready: gauge(READY),
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
@@ -280,6 +296,22 @@ pub fn in_flight(n: usize) {
 pub fn buffered(bytes: usize) {
     if let Some(meters) = meters() {
         meters.buffered.set(bytes as f64);
+    }
+}
+
+/// How far everything is settled, where that is known, and how many roots are not.
+pub fn frontier(frontier: Option<u64>, unsettled: u64) {
+    if let Some(meters) = meters() {
+        meters.frontier.set(frontier.map_or(f64::NAN, |frontier| frontier as f64));
+        meters.unsettled.set(unsettled as f64);
+    }
+}
+
+/// The first root that is not settled, and since when it is received.
+pub fn oldest_unsettled(sequence: Option<u64>, age: Duration) {
+    if let Some(meters) = meters() {
+        meters.oldest_unsettled.set(sequence.map_or(f64::NAN, |sequence| sequence as f64));
+        meters.oldest_unsettled_age.set(age.as_secs_f64());
     }
 }
 

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use crate::config;
 use crate::counts::{self, COUNTS};
-use crate::event::DecodeError;
+use crate::event::{DecodeError, check_version, unless_newer};
 use crate::log::whole::{self, Until};
 use crate::log::{Log, LogError, Record, TopicPartition};
 use crate::proto;
@@ -42,9 +43,39 @@ pub fn decode(value: Option<Bytes>) -> Result<proto::Progress, DecodeError> {
     counts::decode(value)
 }
 
-/// Whether it is what a transaction has counted; later versions may tell other things here.
-fn is_counts(record: &Record) -> bool {
-    record.headers.iter().any(|(name, kind)| name == KIND && kind == COUNTS)
+/// What the header `tidegate_kind` says of parts of snapshots.
+pub const SNAPSHOT: &[u8] = b"snapshot";
+
+/// What a record of `<app>-progress` tells.
+#[derive(Debug)]
+pub enum Told {
+    /// What a transaction has counted.
+    Counts(proto::Progress),
+    /// A part of what all records below a position come to.
+    Snapshot(proto::Snapshot),
+    /// Something of a later version.
+    Else,
+}
+
+/// Reads a record of `<app>-progress`.
+///
+/// # Errors
+/// [`LogError::Fatal`] for one that cannot be read: whoever misses one miscounts.
+pub fn read(of: &TopicPartition, record: Record) -> Result<Told, LogError> {
+    let kind = record.headers.iter().find(|(name, _)| name == KIND).map(|(_, kind)| kind);
+    let told = match kind {
+        Some(kind) if kind == COUNTS => decode(record.value).map(Told::Counts),
+        Some(kind) if kind == SNAPSHOT => decode_snapshot(record.value).map(Told::Snapshot),
+        _ => Ok(Told::Else),
+    };
+    told.map_err(|error| LogError::Fatal(format!("{of} at offset {}: {error}", record.offset)))
+}
+
+fn decode_snapshot(value: Option<Bytes>) -> Result<proto::Snapshot, DecodeError> {
+    let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
+    let snapshot = proto::Snapshot::decode(value.clone()).map_err(|error| unless_newer(error.into(), value))?;
+    check_version(u64::from(snapshot.format_version))?;
+    Ok(snapshot)
 }
 
 impl History {
@@ -55,13 +86,18 @@ impl History {
     pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
         let mut history = History::default();
         whole::read(log, of, true, until, |record| {
-            if !is_counts(&record) {
-                return Ok(());
+            match read(of, record)? {
+                Told::Counts(progress) => progress.source_positions.into_iter().for_each(|at| history.take(at)),
+                // What it tells may be older than what was read before it.
+                Told::Snapshot(snapshot) => {
+                    history.epochs.extend(snapshot.epochs.iter().map(|epoch| epoch.epoch));
+                    for epoch in snapshot.epochs.iter().filter(|epoch| !epoch.is_ordered) {
+                        history.greatest_is(epoch.epoch, (epoch.end & (SEQUENCE_LIMIT - 1)).checked_sub(1));
+                    }
+                    snapshot.source_positions.into_iter().for_each(|at| history.take(at));
+                }
+                Told::Else => {}
             }
-            let offset = record.offset;
-            let progress =
-                decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
-            progress.source_positions.into_iter().for_each(|at| history.take(at));
             Ok(())
         })?;
         Ok(history)
@@ -69,11 +105,20 @@ impl History {
 
     fn take(&mut self, at: proto::SourcePosition) {
         self.epochs.insert(at.epoch);
-        if let Some(sequence) = at.greatest {
-            let greatest = self.greatest.entry(at.epoch).or_default();
+        self.greatest_is(at.epoch, at.greatest);
+        let key = (at.topic.clone(), at.partition);
+        let place = |at: &proto::SourcePosition| (at.epoch, at.position);
+        let is_older = |known: &proto::SourcePosition| known.topic_id == at.topic_id && place(known) > place(&at);
+        if !self.positions.get(&key).is_some_and(is_older) {
+            self.positions.insert(key, at);
+        }
+    }
+
+    fn greatest_is(&mut self, epoch: u32, greatest: Option<u64>) {
+        if let Some(sequence) = greatest {
+            let greatest = self.greatest.entry(epoch).or_default();
             *greatest = sequence.max(*greatest);
         }
-        self.positions.insert((at.topic.clone(), at.partition), at);
     }
 
     /// The greatest sequence of an epoch, without the epoch.

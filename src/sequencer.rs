@@ -129,7 +129,11 @@ impl Sequencer {
                 source.greatest = source.greatest.max(Some(sequence));
                 (sequence, generation)
             }
-            config::StampSource::Arrival => (self.runs.next(&source.of, record.offset), 0),
+            config::StampSource::Arrival => {
+                let sequence = self.runs.next(&source.of, record.offset);
+                source.greatest = Some(sequence);
+                (sequence, 0)
+            }
         };
         Ok(Some(Stamp { generation, ..Stamp::root(self.config.epoch, sequence) }))
     }

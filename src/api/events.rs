@@ -1,5 +1,7 @@
 //! `POST /api/v1/events`: primary events come in, all or none of a request.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{RawQuery, State};
@@ -7,19 +9,24 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::bytes::sequence;
+use super::frontier::{check_counted, not_settled, wait_of};
 use super::openapi::Failure;
 use super::query::Query;
 use crate::config::{Format, StampSource};
 use crate::event::Event;
+use crate::instance::Instance;
 use crate::log::LogError;
 use crate::sequencer::format;
 use crate::server::error::ApiError;
 use crate::server::{Front, MAX_BODY_BYTES};
 use crate::stamp::{SEQUENCE_LIMIT, Stamp};
+
+/// So many sequences at most are told as pending.
+const MOST_PENDING: usize = 1000;
 
 /// What was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,7 +64,8 @@ pub struct EventBody {
     global_offset: Option<u64>,
 }
 
-/// Takes primary events: all of a request or none. They are on the source topic when this answers.
+/// Takes primary events: all of a request or none. They are on the source topic when this answers, and with
+/// `wait=settled` their whole cascades are done.
 #[utoipa::path(
     post,
     path = "/api/v1/events",
@@ -66,11 +74,17 @@ pub struct EventBody {
         (EventBody = "application/json"),
         (String = "application/x-ndjson"),
     ), description = "One event, or one a line"),
+    params(
+        ("wait" = Option<String>, Query, description = "`settled`: answer when the cascades are done"),
+        ("timeout" = Option<String>, Query, description = "How long to wait, such as 30s, the default; at most 10m"),
+    ),
     responses(
+        (status = 200, body = Accepted, description = "With `wait=settled`: all of it is settled"),
         (status = 202, body = Accepted),
         (status = 400, body = Failure, description = "`bad_event`: names the line; nothing was appended"),
-        (status = 409, body = Failure, description = "`no_sequence`: `source.stamp` is `header`, and an event has none"),
+        (status = 409, body = Failure, description = "`no_sequence`: `source.stamp` is `header`, and an event has none; `needs_exactly_once`: what is settled is not known"),
         (status = 413, body = Failure, description = "`too_large`: over 8 MiB, or one event over what the log takes"),
+        (status = 504, body = Failure, description = "`not_settled`: accepted, but not settled in time; `pending` names the sequences"),
         (status = 415, body = Failure, description = "`unsupported_media_type`"),
     )
 )]
@@ -80,13 +94,17 @@ pub async fn post(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    Query::parse(query.as_deref(), &[])?;
+    let query = Query::parse(query.as_deref(), &["wait", "timeout"])?;
+    let wait = wait_of(&query)?;
     let by_line = is_ndjson(&headers)?;
     let body = body.map_err(|rejection| refused_body(&rejection))?;
     let instance = front.instance()?;
     let source = &instance.config().source;
     let (stamp, epoch) = (source.stamp, source.epoch);
     let (events, sequences) = read(by_line, body, stamp == StampSource::Header)?;
+    if wait.is_some() {
+        check_counted(&instance)?;
+    }
     let offsets = instance.append(events, sequences.clone()).await.map_err(refused_by_log)?;
     let accepted = offsets.len();
     let sequences: Vec<u64> = match stamp {
@@ -102,7 +120,29 @@ pub async fn post(
         last_sequence: sequences.last().copied().map(sequence),
         ranges: ranges(&sequences),
     };
-    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+    let Some(timeout) = wait else { return Ok((StatusCode::ACCEPTED, Json(answer)).into_response()) };
+    if settled(&instance, &sequences, timeout).await? {
+        return Ok((StatusCode::OK, Json(answer)).into_response());
+    }
+    let unsettled = |of: &&u64| instance.first_unsettled(&[(**of, **of)]).is_some();
+    let pending: Vec<Value> = sequences.iter().filter(unsettled).take(MOST_PENDING).copied().map(sequence).collect();
+    let error = not_settled("what was sent").with("accepted", answer.accepted).with("ranges", json!(answer.ranges));
+    let error = error.with("first_sequence", answer.first_sequence).with("last_sequence", answer.last_sequence);
+    Err(error.with("pending", pending))
+}
+
+/// Whether the cascades of what was sent are settled within the time. With `arrival` their sequences are not known:
+/// everything that has been received when they are is waited for.
+async fn settled(instance: &Instance, sequences: &[u64], timeout: Duration) -> Result<bool, ApiError> {
+    let all = async {
+        let ranges = match sequences {
+            [] => instance.received().await.map_err(refused_by_log)?,
+            sequences => runs(sequences).collect(),
+        };
+        instance.settled(&ranges).await;
+        Ok::<(), ApiError>(())
+    };
+    tokio::time::timeout(timeout, all).await.map_or(Ok(false), |done| done.map(|()| true))
 }
 
 fn is_ndjson(headers: &HeaderMap) -> Result<bool, ApiError> {
@@ -197,12 +237,13 @@ fn refused_by_log(error: LogError) -> ApiError {
     }
 }
 
-/// Runs of sequences without a gap, in order.
+/// Runs of sequences without a gap, in order, as first and last.
+fn runs(sequences: &[u64]) -> impl Iterator<Item = (u64, u64)> {
+    sequences.chunk_by(|left, right| left + 1 == *right).filter_map(|run| Some((*run.first()?, *run.last()?)))
+}
+
 fn ranges(sequences: &[u64]) -> Vec<[Value; 2]> {
-    sequences
-        .chunk_by(|left, right| left + 1 == *right)
-        .filter_map(|run| Some([sequence(*run.first()?), sequence(*run.last()?)]))
-        .collect()
+    runs(sequences).map(|(first, last)| [sequence(first), sequence(last)]).collect()
 }
 
 #[cfg(test)]

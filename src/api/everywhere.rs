@@ -33,10 +33,11 @@ pub async fn list(front: &Front, instance: &Instance, query: ListQuery) -> Resul
     let mut parts = Vec::new();
     // 1. What this instance owns.
     let mut own_reason = None;
+    let frontier = instance.standing().frontier;
     match instance.list(query.clone()).await {
         Ok(page) => {
             missing.retain(|partition| !page.partitions.contains(partition));
-            parts.push(Part { entries: entries(&page), next: page.next });
+            parts.push(Part { entries: entries(instance, frontier, &page), next: page.next });
         }
         Err(reason) => own_reason = Some(reason),
     }

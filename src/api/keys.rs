@@ -1,6 +1,7 @@
 //! `GET /api/v1/keys/{key}` and `GET /api/v1/keys`: what keys hold, committed, whoever owns them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -12,10 +13,12 @@ use utoipa::ToSchema;
 
 use super::bytes::{base64, split};
 use super::everywhere;
+use super::frontier::{check_counted, not_settled, wait_of};
 use super::query::{Query, refuse};
 use crate::entry::Entry;
 use crate::event::MAX_KEY_BYTES;
-use crate::instance::view::{ListQuery, Lookup, Page};
+use crate::instance::Instance;
+use crate::instance::view::{KeyEntry, ListQuery, Lookup, Page};
 use crate::server::Front;
 use crate::server::error::ApiError;
 use crate::server::limits::is_forwarded;
@@ -51,7 +54,7 @@ pub struct Held {
 }
 
 impl Held {
-    fn new(key: &[u8], entry: &Entry, partition: i32) -> Held {
+    fn new(key: &[u8], entry: &Entry, partition: i32, settled: Option<bool>) -> Held {
         let (key, key_base64) = split(key);
         let (value, value_base64) = match entry.value.as_deref().map(split) {
             None => (Some(None), None),
@@ -59,7 +62,7 @@ impl Held {
             Some((None, base64)) => (None, base64),
         };
         let (action, stamp) = (entry.action.as_str(), entry.stamp.to_string());
-        Held { key, key_base64, action, value, value_base64, stamp, settled: None, partition, instance: None }
+        Held { key, key_base64, action, value, value_base64, stamp, settled, partition, instance: None }
     }
 }
 
@@ -68,9 +71,15 @@ impl Held {
     get,
     path = "/api/v1/keys/{*key}",
     tag = "state",
-    params(("key" = String, Path, description = "The key, percent-encoded")),
+    params(
+        ("key" = String, Path, description = "The key, percent-encoded"),
+        ("wait" = Option<String>, Query, description = "`settled`: answer when all that has been received at this moment is"),
+        ("timeout" = Option<String>, Query, description = "How long to wait, such as 30s, the default; at most 10m"),
+    ),
     responses(
         (status = 200, body = Held, description = "Also for a removed key, while its marker lives"),
+        (status = 409, body = super::openapi::Failure, description = "`needs_exactly_once`: what is settled is not known"),
+        (status = 504, body = super::openapi::Failure, description = "`not_settled`: the time is over"),
         (status = 404, body = super::openapi::Failure, description = "`unknown_key`"),
     )
 )]
@@ -80,8 +89,11 @@ pub async fn get(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let known: &[&str] = if is_forwarded(&headers) { &["key_base64"] } else { &[] };
-    let key = match Query::parse(query.as_deref(), known)?.bytes("key")? {
+    let names: &[&str] = if is_forwarded(&headers) { &["key_base64", "frontier"] } else { &["wait", "timeout"] };
+    let query = Query::parse(query.as_deref(), names)?;
+    let wait = wait_of(&query)?;
+    let known = query.text("frontier")?.and_then(|frontier| frontier.parse().ok());
+    let key = match query.bytes("key")? {
         Some(key) => key,
         None => {
             // From the raw path, because a key is bytes and not text.
@@ -95,34 +107,53 @@ pub async fn get(
             .hint("give the key percent-encoded, as in /api/v1/keys/a%2Fb"));
     }
     let instance = front.instance()?;
-    match instance.lookup(key.clone()).await {
-        Lookup::Here { partition, entry: Some(entry) } => {
-            let held = Held { instance: Some(instance.status().instance), ..Held::new(&key, &entry, partition) };
-            Ok((StatusCode::OK, Json(json!(held))))
+    if let Some(timeout) = wait {
+        settled(&instance, timeout).await?;
+    }
+    match instance.lookup_settled(key.clone(), known).await {
+        (Lookup::Here { partition, entry: Some(entry) }, settled) => {
+            let held = Held::new(&key, &entry, partition, settled);
+            Ok((StatusCode::OK, Json(json!(Held { instance: Some(instance.status().instance), ..held }))))
         }
-        Lookup::Here { partition, entry: None } => {
+        (Lookup::Here { partition, entry: None }, _) => {
             let key = json!(String::from_utf8_lossy(&key));
             let message = format!("no event of the key {key} has been committed");
             Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_key", message)
                 .hint("/api/v1/in-flight shows what is still running")
                 .with("partition", partition))
         }
-        Lookup::NotReady { partition, reason } => {
+        (Lookup::NotReady { partition, reason }, _) => {
             let message = format!("partition {partition} cannot answer now: {reason}");
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message)
                 .hint("ask again shortly")
                 .with("partition", partition)
                 .with("owner", front.peers().own()))
         }
-        Lookup::Elsewhere { partition } if is_forwarded(&headers) => Err(not_owner(partition)),
-        Lookup::Elsewhere { partition } => {
+        (Lookup::Elsewhere { partition }, _) if is_forwarded(&headers) => Err(not_owner(partition)),
+        (Lookup::Elsewhere { partition }, _) => {
             // Not in the path: there the client takes the key `..` for a step up, however it is encoded.
             let key = percent_encode(base64(&key).as_bytes(), NON_ALPHANUMERIC).to_string();
-            let path = format!("/api/v1/keys/-?key_base64={key}");
+            let frontier = instance.standing().frontier;
+            let known = frontier.map_or_else(String::new, |frontier| format!("&frontier={frontier}"));
+            let path = format!("/api/v1/keys/-?key_base64={key}{known}");
             let (status, answer) = front.peers().ask_owner(&instance, partition, &path).await?;
             Ok((status, Json(answer)))
         }
     }
+}
+
+/// All that the source topics hold at this moment is settled when this returns.
+async fn settled(instance: &Instance, timeout: Duration) -> Result<(), ApiError> {
+    check_counted(instance)?;
+    let all = async {
+        let received = instance.received().await.map_err(|error| {
+            let message = format!("the log does not tell where the source ends: {error}");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "log_unavailable", message).hint("ask again shortly")
+        })?;
+        instance.settled(&received).await;
+        Ok(())
+    };
+    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| Err(not_settled("all that had been received")))
 }
 
 /// To another instance, which then looks the owner up anew.
@@ -203,15 +234,23 @@ pub async fn list(
     if !is_forwarded(&headers) {
         return everywhere::list(&front, &instance, query).await.map(Json);
     }
+    let frontier = instance.standing().frontier;
     let page = instance.list(query).await.map_err(|reason| {
         let message = format!("this instance cannot list its keys now: {reason}");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message).hint("ask again shortly")
     })?;
     let partitions = page.partitions.clone();
-    Ok(Json(KeyPage { partitions: Some(partitions), ..KeyPage::new(entries(&page), page.next.as_deref()) }))
+    Ok(Json(KeyPage {
+        partitions: Some(partitions),
+        ..KeyPage::new(entries(&instance, frontier, &page), page.next.as_deref())
+    }))
 }
 
-/// The entries of a page as the answer has them.
-pub fn entries(page: &Page) -> Vec<Value> {
-    page.entries.iter().map(|held| json!(Held::new(&held.key, &held.entry, held.partition))).collect()
+/// The entries of a page as the answer has them; `frontier` is from before it was read.
+pub fn entries(instance: &Instance, frontier: Option<u64>, page: &Page) -> Vec<Value> {
+    let entry = |held: &KeyEntry| {
+        let settled = instance.settled_as_of(frontier, &held.entry.stamp);
+        json!(Held::new(&held.key, &held.entry, held.partition, settled))
+    };
+    page.entries.iter().map(entry).collect()
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::bytes::split;
+use super::bytes::{sequence, split};
 use super::openapi::Failure;
 use super::query::Query;
 use crate::config::Guarantee;
@@ -31,7 +31,7 @@ pub struct Status {
     partitions: Vec<i32>,
     /// The greatest sequence up to which all is settled; null where that is not known.
     #[schema(required, value_type = Option<u64>)]
-    frontier: Value,
+    frontier: Option<Value>,
     /// Bytes read and not committed.
     buffered_bytes: usize,
     /// What is wrong, for people; empty = ready.
@@ -51,8 +51,9 @@ pub async fn status(State(front): State<Front>) -> Result<Json<Status>, ApiError
         Guarantee::ExactlyOnce => "exactly_once",
         Guarantee::AtLeastOnce => "at_least_once",
     };
+    let frontier = instance.standing().frontier.map(sequence);
     let view::Status { application, instance, state, partitions, troubles, buffered_bytes, .. } = instance.status();
-    let (version, frontier) = (env!("CARGO_PKG_VERSION"), Value::Null);
+    let version = env!("CARGO_PKG_VERSION");
     Ok(Json(Status {
         application,
         instance,

@@ -16,6 +16,9 @@ use crate::config::secret::Secret;
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 256 << 20;
 
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// Which instance is talked to, and how.
 #[derive(Args, Clone, Debug)]
 pub struct ServerOptions {
@@ -92,6 +95,8 @@ pub struct Client {
     base: String,
     token: Option<Secret>,
     agent: Agent,
+    /// How long an answer may take.
+    within: Duration,
 }
 
 impl Client {
@@ -109,13 +114,19 @@ impl Client {
             .max_redirects(0)
             .tls_config(TlsConfig::builder().root_certs(options.roots()?).build())
             .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .new_agent();
-        Ok(Client { base, token: options.token()?, agent })
+        Ok(Client { base, token: options.token()?, agent, within: ANSWER_WITHIN })
+    }
+
+    /// The same for calls that wait for something for at most so long.
+    pub fn waiting(&self, timeout: Duration) -> Client {
+        let (base, token, agent) = (self.base.clone(), self.token.clone(), self.agent.clone());
+        Client { base, token, agent, within: ANSWER_WITHIN + timeout }
     }
 
     fn with_token<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let request = request.config().timeout_global(Some(self.within)).build();
         match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
             None => request,

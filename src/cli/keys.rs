@@ -1,5 +1,7 @@
 //! `tidegate get` and `tidegate list`, and how keys are written on the command line.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
@@ -88,16 +90,32 @@ fn escape(bytes: &[u8]) -> String {
 pub struct GetOptions {
     /// The key.
     key: String,
+    /// First wait until all that has been received at this moment is settled.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, such as 30s.
+    #[arg(long, requires = "wait", value_parser = humantime::parse_duration, default_value = "30s")]
+    timeout: Duration,
 }
 
 /// Shows what a key holds.
 pub fn get(client: &Client, options: &GetOptions, encoding: Encoding, output: Output) -> Result<(), CliError> {
     let key = encoding.decode(&options.key)?;
-    let held = client.get(&format!("/api/v1/keys/{}", escape(&key)))?;
+    let path = format!("/api/v1/keys/{}", escape(&key));
+    let held = if options.wait {
+        client.waiting(options.timeout).get(&waits(&path, options.timeout))
+    } else {
+        client.get(&path)
+    }?;
     match output {
         Output::Json => output::json(&held),
         Output::Table => show(&[&held], encoding),
     }
+}
+
+/// The path of a call that waits until what it is about is settled.
+pub fn waits(path: &str, timeout: Duration) -> String {
+    format!("{path}?wait=settled&timeout={}ms", timeout.as_millis())
 }
 
 /// What `list` takes.

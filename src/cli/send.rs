@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, stdin};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
@@ -9,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::error::CliError;
-use super::keys::Encoding;
+use super::keys::{Encoding, waits};
 use super::output::{self, Output, cell};
+use crate::clock;
 use crate::config::Format;
 use crate::event::{Action, Event};
 use crate::sequencer::format;
@@ -28,6 +30,12 @@ pub struct SendOptions {
     /// Lines with KEY:ACTION or JSON events; - is standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Wait until the cascades of what was sent are settled.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, such as 30s.
+    #[arg(long, requires = "wait", value_parser = humantime::parse_duration, default_value = "30s")]
+    timeout: Duration,
 }
 
 /// What was accepted so far.
@@ -37,11 +45,13 @@ struct Sent {
     first: Value,
     last: Value,
     ranges: Vec<Value>,
+    /// What is sent is to be settled by then.
+    until: Option<Instant>,
 }
 
 /// Sends the events, those of the command line first.
 pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: Output) -> Result<(), CliError> {
-    let mut sent = Sent::default();
+    let mut sent = Sent { until: options.wait.then(|| clock::now() + options.timeout), ..Sent::default() };
     let mut body = Vec::new();
     for text in &options.events {
         let event = parse(text.as_bytes(), encoding)
@@ -96,7 +106,16 @@ impl Sent {
         if body.is_empty() {
             return Ok(());
         }
-        let mut answer = client.post_lines("/api/v1/events", body)?;
+        let path = "/api/v1/events";
+        let left = self.until.map(|until| until.saturating_duration_since(clock::now()));
+        let answer = match left {
+            Some(left) => client.waiting(left).post_lines(&waits(path, left), body),
+            None => client.post_lines(path, body),
+        };
+        let mut answer = answer.map_err(|error| match self.accepted {
+            0 => error,
+            accepted => error.hint(format!("{accepted} events before that were accepted")),
+        })?;
         body.clear();
         if self.first.is_null() {
             self.first = answer["first_sequence"].take();
@@ -110,15 +129,20 @@ impl Sent {
     }
 
     fn print(self, output: Output) -> Result<(), CliError> {
-        let Sent { accepted, first, last, ranges } = self;
+        let Sent { accepted, first, last, ranges, until } = self;
+        let settled = if until.is_some() { ", settled" } else { "" };
         match output {
             Output::Json => output::json(
                 &json!({ "accepted": accepted, "first_sequence": first, "last_sequence": last, "ranges": ranges }),
             ),
-            Output::Table if accepted == 1 => output::line(&format!("accepted 1 event, sequence {}", cell(&first))),
-            Output::Table => {
-                output::line(&format!("accepted {accepted} events, sequences {} to {}", cell(&first), cell(&last)))
+            Output::Table if accepted == 1 => {
+                output::line(&format!("accepted 1 event, sequence {}{settled}", cell(&first)))
             }
+            Output::Table => output::line(&format!(
+                "accepted {accepted} events, sequences {} to {}{settled}",
+                cell(&first),
+                cell(&last)
+            )),
         }
     }
 }

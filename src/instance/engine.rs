@@ -194,6 +194,8 @@ pub struct Engine<C> {
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
     troubles: BTreeMap<String, String>,
     awake: Awake,
+    /// Questions that wait for the transaction under way.
+    parked: Vec<Question>,
     totals: Totals,
     effects: Vec<Effect>,
 }
@@ -227,6 +229,7 @@ impl<C: Calls> Engine<C> {
             retries: BinaryHeap::new(),
             troubles: BTreeMap::new(),
             awake: Awake::default(),
+            parked: Vec::new(),
             totals: Totals::default(),
             effects: Vec::new(),
         }

@@ -102,12 +102,12 @@ impl Wanted {
         use Operation::{Delete, DescribeConfigs, Read, Write};
         const OWN: &[Operation] = &[DescribeConfigs, Read, Write];
         let purges = config.processing.repartition_purge.is_some();
-        let repartition: &[Operation] = if purges { &[DescribeConfigs, Read, Write, Delete] } else { OWN };
+        let purged: &[Operation] = if purges { &[DescribeConfigs, Read, Write, Delete] } else { OWN };
         let own = [
-            (&topics.repartition, repartition),
+            (&topics.repartition, purged),
             (&topics.changelog, OWN),
             (&topics.dead_letter, OWN),
-            (&topics.progress, OWN),
+            (&topics.progress, purged),
         ];
         let order = (config.source.stamp == StampSource::Arrival).then_some((&topics.order, OWN));
         let sources = topics.sources.iter().map(|name| (name, &[DescribeConfigs, Read][..]));

@@ -154,6 +154,13 @@ pub struct ListQuery {
     pub partitions: Option<BTreeSet<i32>>,
 }
 
+impl ListQuery {
+    /// Whether a key may be in the page.
+    pub fn is_about(&self, key: &Bytes) -> bool {
+        key.starts_with(&self.prefix) && self.after.as_ref().is_none_or(|after| key > after)
+    }
+}
+
 /// What an engine has committed since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -2,7 +2,8 @@
 //!
 //! B1: what is above a bound is refused at once with 503 `busy`, never queued: a queue would only make
 //!     everybody wait. Health and metrics are not counted: they tell how it is when it is busy.
-//! B2: calls of other instances have places of their own: two busy instances never block each other.
+//! B2: calls of other instances, and calls that wait for something, have places of their own: none of them keeps the
+//!     others out, and two busy instances never block each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,12 @@ const MAX_BODIES_KIB: usize = 64 << 10;
 /// From the head of a request to its answer, its body included.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(60);
 
+/// The longest time for which a call may ask to wait.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Calls that wait, at a time: they cost nothing but their places.
+const MAX_WAITING: usize = 1024;
+
 /// What is under way when the instance is told to stop has so long to end: the instance waits for it,
 /// and it may itself wait for another instance.
 const LAST_REQUESTS_WITHIN: Duration = Duration::from_secs(3);
@@ -38,6 +45,7 @@ const LAST_REQUESTS_WITHIN: Duration = Duration::from_secs(3);
 pub struct Limits {
     own: Arc<Semaphore>,
     forwarded: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     within: Duration,
     stopping: watch::Receiver<bool>,
@@ -49,6 +57,7 @@ impl Limits {
         Limits {
             own: Arc::new(Semaphore::new(MAX_REQUESTS)),
             forwarded: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             bodies: Arc::new(Semaphore::new(MAX_BODIES_KIB)),
             within: REQUEST_WITHIN,
             stopping,
@@ -72,13 +81,18 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
 
 /// Runs the request if there is a place for it, and not for ever.
 pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
-    let places = if is_forwarded(request.headers()) { &limits.forwarded } else { &limits.own };
+    let waits = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("wait=")));
+    let (places, within) = match (is_forwarded(request.headers()), waits) {
+        (true, _) => (&limits.forwarded, limits.within),
+        (false, true) => (&limits.waiting, limits.within + LONGEST_WAIT),
+        (false, false) => (&limits.own, limits.within),
+    };
     let Ok(_place) = places.try_acquire() else { return busy("requests").into_response() };
     let kib = u32::try_from(body_bytes(&request).div_ceil(1024)).unwrap_or(u32::MAX);
     let Ok(_body) = limits.bodies.try_acquire_many(kib) else { return busy("request bodies").into_response() };
     tokio::select! {
         response = next.run(request) => response,
-        () = tokio::time::sleep(limits.within) => too_slow(limits.within).into_response(),
+        () = tokio::time::sleep(within) => too_slow(within).into_response(),
         () = limits.is_over() => stopping().into_response(),
     }
 }

@@ -61,6 +61,17 @@ impl Overlay {
         self.committed.get(key).or_else(|| self.flushing.as_deref().and_then(|entries| entries.get(key)))
     }
 
+    /// Whether the transaction under way may change what a committed reader sees of keys that match: its outcome
+    /// may be known elsewhere already.
+    pub fn is_undecided(&self, matches: impl Fn(&Bytes) -> bool) -> bool {
+        self.committing.iter().any(|entries| entries.keys().any(&matches))
+    }
+
+    /// The same of one key.
+    pub fn is_key_undecided(&self, key: &Bytes) -> bool {
+        self.committing.as_ref().is_some_and(|entries| entries.contains_key(key))
+    }
+
     /// Writes an entry into the transaction being composed.
     pub fn put(&mut self, key: Bytes, entry: Entry) {
         self.open.insert(key, entry);

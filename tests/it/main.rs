@@ -14,6 +14,7 @@ mod monitoring;
 mod openapi;
 mod reset;
 mod running;
+mod settled;
 mod several;
 mod stamp;
 mod threads;

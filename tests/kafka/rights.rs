@@ -35,6 +35,7 @@ pub fn least(app: &App) -> Vec<Right> {
 pub fn purging(app: &App) -> Vec<Right> {
     let mut all = least(app);
     all.push(right("Delete", "topic", &app.topics.repartition, false));
+    all.push(right("Delete", "topic", &app.topics.progress, false));
     all
 }
 
@@ -98,6 +99,7 @@ fn a_right_that_is_missing_at_the_start_is_named_until_it_is_granted() {
         right("Write", "topic", &own, true),
         right("DescribeConfigs", "topic", &own, true),
         right("Delete", "topic", &app.topics.repartition, false),
+        right("Delete", "topic", &app.topics.progress, false),
         right("Read", "group", &app.id, false),
         right("Write", "transactional-id", &own, true),
     ] {

@@ -260,6 +260,7 @@ impl<C: Calls> Engine<C> {
                 }
             }
         }
+        self.answer_parked(now);
         self.ask_to_open();
     }
 

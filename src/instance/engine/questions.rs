@@ -1,4 +1,7 @@
 //! What the doors ask an engine thread, answered between two inputs.
+//!
+//! D1: what the transaction under way may have changed already, as others see it, is told once that is decided:
+//!     no answer is older than what is told to be settled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,10 +84,29 @@ impl<C: Calls> Engine<C> {
     pub(super) fn question(&mut self, question: Question, now: Instant) {
         // A door that no longer waits for its answer is no error.
         match question {
+            question if self.is_undecided(&question) => self.parked.push(question),
             Question::Lookup(key, answer) => drop(answer.send(self.lookup(&key))),
             Question::List(query, answer) => drop(answer.send(self.list(&query))),
             Question::InFlight(limit, answer) => drop(answer.send(self.in_flight(limit, now))),
             Question::Status(answer) => drop(answer.send(self.status(now))),
+        }
+    }
+
+    /// D1.
+    fn is_undecided(&self, question: &Question) -> bool {
+        match question {
+            Question::Lookup(key, _) => self.tasks.values().any(|task| task.overlay.is_key_undecided(key)),
+            Question::List(query, _) => {
+                self.tasks.values().any(|task| task.overlay.is_undecided(|key| query.is_about(key)))
+            }
+            Question::InFlight(..) | Question::Status(_) => false,
+        }
+    }
+
+    /// The transaction under way is decided: what waited for it is answered.
+    pub(super) fn answer_parked(&mut self, now: Instant) {
+        for question in std::mem::take(&mut self.parked) {
+            self.question(question, now);
         }
     }
 
@@ -110,8 +132,7 @@ impl<C: Calls> Engine<C> {
             return Err(reason);
         }
         let wanted = |partition: &i32| query.partitions.as_ref().is_none_or(|wanted| wanted.contains(partition));
-        let matches =
-            |key: &Bytes| key.starts_with(&query.prefix) && query.after.as_ref().is_none_or(|after| key > after);
+        let matches = |key: &Bytes| query.is_about(key);
         let tasks = self.tasks.iter().filter(|(partition, task)| !task.closing && wanted(partition));
         let listing = |(partition, task): (&i32, &Task)| {
             let above = task.overlay.first_above_store(LISTED_ABOVE, matches);

@@ -1,0 +1,316 @@
+//! `<app>-progress` as far as it was read.
+//!
+//! F1: the frontier is never above what is settled and never goes back: below the next sequence that can come, the
+//!     first root with anything pending holds it.
+//! F2: what an application did without counting (`at_least_once`) makes every later claim void.
+
+use std::collections::BTreeMap;
+
+use super::cascades::{self, Cascades, Pending};
+use super::runs::Runs;
+use super::times::Times;
+use crate::config::StampSource;
+use crate::counts::expand_runs;
+use crate::proto;
+
+/// The bits of a sequence below its epoch.
+const EPOCH_SHIFT: u32 = 56;
+
+/// Why nothing can be said of what is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The application runs, or has run, with `processing.guarantee = "at_least_once"`: nothing is counted.
+    NeedsExactlyOnce,
+    /// With `source.stamp = "header"` it is not known which sequences can still come.
+    NeedsMark,
+}
+
+impl Unavailable {
+    /// As the doors show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Unavailable::NeedsExactlyOnce => "needs_exactly_once",
+            Unavailable::NeedsMark => "needs_mark",
+        }
+    }
+}
+
+/// How far the application is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The greatest sequence such that it and all below it are settled.
+    pub frontier: Option<u64>,
+    /// The greatest sequence received.
+    pub received: Option<u64>,
+    /// Roots received and not settled.
+    pub unsettled: u64,
+    /// The least sequence of those.
+    pub oldest_unsettled: Option<u64>,
+    /// When that one was received, in milliseconds since 1970; late by at most some seconds.
+    pub oldest_since_ms: Option<i64>,
+    /// Why the frontier is not known.
+    pub unavailable: Option<Unavailable>,
+}
+
+/// What is known of one root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    /// Whether its whole cascade is done; `None` where that cannot be known.
+    pub settled: Option<bool>,
+    /// Pending events, by depth, of the original cascade.
+    pub pending: BTreeMap<u8, i32>,
+    /// The retries of its dead letters that are not settled, each a cascade of its own.
+    pub retries: BTreeMap<u32, BTreeMap<u8, i32>>,
+}
+
+/// The fold over `<app>-progress`.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// The cascades of generation 0 as they were spawned first.
+    pub(super) originals: Cascades,
+    /// Retries and replays, by (sequence, generation, retry).
+    pub(super) others: BTreeMap<(u64, u32, u32), Pending>,
+    /// By epoch: the sequence behind the greatest that was received, and where its sequences are from.
+    pub(super) epochs: BTreeMap<u8, Epoch>,
+    /// With `header`: the sequences that came, as runs. Where they come in order they are all those below the end.
+    pub(super) came: Runs,
+    /// The last word about each source partition.
+    pub(super) positions: BTreeMap<(String, i32), proto::SourcePosition>,
+    /// Since when sequences up to here were known, in milliseconds since 1970.
+    pub(super) times: Times,
+    pub(super) uncounted: bool,
+}
+
+/// What was received under one `source.epoch`.
+#[derive(Debug, Default)]
+pub(super) struct Epoch {
+    /// The sequence behind the greatest received, with the epoch.
+    pub(super) end: u64,
+    /// Nothing below `end` can come any more.
+    pub(super) is_ordered: bool,
+}
+
+impl Book {
+    /// Takes the next record, which was written at `at_ms` (milliseconds since 1970).
+    pub fn take(&mut self, progress: &proto::Progress, at_ms: i64) {
+        self.uncounted |= progress.uncounted;
+        for counts in &progress.counts {
+            let depth = u8::try_from(counts.first_depth).unwrap_or(u8::MAX);
+            for (first, length) in expand_runs(&counts.runs) {
+                if (counts.generation, counts.retry) == (0, 0) {
+                    if depth == 0 && counts.deltas.first().is_some_and(|delta| *delta > 0) {
+                        self.came.add(first, length);
+                    }
+                    self.originals.add(first, length, depth, &counts.deltas);
+                } else {
+                    self.add_others(first, length, counts, depth);
+                }
+            }
+        }
+        progress.source_positions.iter().for_each(|at| self.received(at, at_ms));
+        self.times.forget_below(self.originals.first());
+        if self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered) {
+            self.came = Runs::default();
+        }
+    }
+
+    fn add_others(&mut self, first: u64, length: u64, counts: &proto::Counts, depth: u8) {
+        for sequence in first..first.saturating_add(length) {
+            let id = (sequence, counts.generation, counts.retry);
+            let pending = self.others.entry(id).or_default();
+            cascades::add(pending, depth, &counts.deltas);
+            if pending.is_empty() {
+                self.others.remove(&id);
+            }
+        }
+    }
+
+    fn received(&mut self, at: &proto::SourcePosition, at_ms: i64) {
+        let Ok(number) = u8::try_from(at.epoch) else { return };
+        let stamp = [StampSource::Header, StampSource::Arrival].into_iter().find(|stamp| stamp.as_str() == at.stamp);
+        let stamp = stamp.unwrap_or(StampSource::Offset);
+        let end = match stamp {
+            StampSource::Offset => u64::try_from(at.position).unwrap_or(0),
+            StampSource::Header | StampSource::Arrival => at.greatest.map_or(0, |greatest| greatest.saturating_add(1)),
+        };
+        let epoch = self.epochs.entry(number).or_default();
+        epoch.end = epoch.end.max((u64::from(number) << EPOCH_SHIFT).saturating_add(end));
+        epoch.is_ordered = stamp != StampSource::Header;
+        self.times.note(epoch.end, at_ms);
+        self.positions.insert((at.topic.clone(), at.partition), at.clone());
+    }
+
+    /// How far the application is.
+    pub fn standing(&self) -> Standing {
+        let received = self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
+        let unsettled = self.originals.roots();
+        if self.uncounted {
+            return Standing { received, unavailable: Some(Unavailable::NeedsExactlyOnce), ..Standing::default() };
+        }
+        let oldest_unsettled = self.originals.first();
+        let oldest_since_ms = oldest_unsettled.and_then(|oldest| self.times.of(oldest));
+        let known = Standing { received, unsettled, oldest_unsettled, oldest_since_ms, ..Standing::default() };
+        match self.epochs.last_key_value() {
+            Some((_, epoch)) if !epoch.is_ordered => Standing { unavailable: Some(Unavailable::NeedsMark), ..known },
+            _ => Standing { frontier: self.frontier(), ..known },
+        }
+    }
+
+    /// F1. What lies between the end of an epoch and the next epoch is not waited for.
+    fn frontier(&self) -> Option<u64> {
+        let (_, highest) = self.epochs.last_key_value()?;
+        let limit = self.originals.first().map_or(highest.end, |first| first.min(highest.end));
+        let number = (limit >> EPOCH_SHIFT) as u8;
+        let below = || self.epochs.range(..number).rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
+        last_below(number, limit).or_else(below)
+    }
+
+    /// What is known of a root; `None` when it was never received.
+    pub fn root(&self, sequence: u64) -> Option<Root> {
+        let received = self.is_received(sequence);
+        if received == Some(false) {
+            return None;
+        }
+        let pending = by_depth(self.originals.pending(sequence));
+        let settled = if pending.is_empty() { received } else { Some(false) }.filter(|_| !self.uncounted);
+        let retries = self.others.range((sequence, 0, 1)..=(sequence, 0, u32::MAX));
+        let retries = retries.map(|((_, _, retry), pending)| (*retry, by_depth(pending))).collect();
+        Some(Root { settled, pending, retries })
+    }
+
+    /// Whether a root was received; `None` where that is not known any more.
+    fn is_received(&self, sequence: u64) -> Option<bool> {
+        match self.epochs.get(&((sequence >> EPOCH_SHIFT) as u8)).filter(|epoch| sequence < epoch.end) {
+            None => Some(false),
+            Some(epoch) if epoch.is_ordered => Some(true),
+            Some(_) => self.came.holds(sequence),
+        }
+    }
+
+    /// Whether the cascade of a root that was received is settled, its retries included; `None` where nothing is
+    /// counted.
+    pub fn is_settled(&self, sequence: u64, generation: u32) -> Option<bool> {
+        let mut others = self.others.range((sequence, generation, 0)..=(sequence, generation, u32::MAX));
+        let is_pending = others.next().is_some() || (generation == 0 && !self.originals.pending(sequence).is_empty());
+        (!self.uncounted).then_some(!is_pending)
+    }
+
+    /// The next offset to be read of a source partition.
+    pub fn position(&self, topic: &str, partition: i32) -> i64 {
+        self.positions.get(&(topic.to_owned(), partition)).map_or(0, |at| at.position)
+    }
+
+    /// Everything received so far, as runs of first and last sequence.
+    pub fn all(&self) -> Vec<(u64, u64)> {
+        let run = |(number, epoch): (&u8, &Epoch)| {
+            last_below(*number, epoch.end).map(|last| (u64::from(*number) << EPOCH_SHIFT, last))
+        };
+        self.epochs.iter().filter_map(run).collect()
+    }
+
+    /// Whether everything of these sequences, first and last each, was received and is settled. The first that is
+    /// not, if there is one.
+    pub fn first_unsettled(&self, ranges: &[(u64, u64)]) -> Option<u64> {
+        ranges.iter().find_map(|&(first, last)| {
+            let epoch = self.epochs.get(&((last >> EPOCH_SHIFT) as u8));
+            let missing = match epoch {
+                Some(epoch) if epoch.is_ordered => (last >= epoch.end).then(|| first.max(epoch.end)),
+                Some(_) => self.came.first_missing(first, last),
+                None => Some(first),
+            };
+            self.originals.first_within(first, last).into_iter().chain(missing).min()
+        })
+    }
+}
+
+/// The sequence below `end` in the epoch `number`, if there is one.
+fn last_below(number: u8, end: u64) -> Option<u64> {
+    (end > u64::from(number) << EPOCH_SHIFT).then(|| end - 1)
+}
+
+fn by_depth(pending: &[i32]) -> BTreeMap<u8, i32> {
+    (0u8..=u8::MAX).zip(pending).filter(|(_, number)| **number != 0).map(|(depth, number)| (depth, *number)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::{self, Count};
+    use crate::stamp::Stamp;
+
+    fn at(position: i64, epoch: u32) -> proto::SourcePosition {
+        proto::SourcePosition { topic: "t".into(), position, epoch, stamp: "offset".into(), ..Default::default() }
+    }
+
+    fn take(book: &mut Book, counts: Vec<Count>, at: Option<proto::SourcePosition>) {
+        counts::records(counts, at.into_iter().collect()).iter().for_each(|record| book.take(record, 1));
+    }
+
+    fn root(epoch: u8, sequence: u64) -> Stamp {
+        Stamp::root(epoch, sequence)
+    }
+
+    #[test]
+    fn the_first_root_with_anything_pending_holds_the_frontier() {
+        let mut book = Book::default();
+        assert_eq!(book.standing(), Standing::default());
+        take(&mut book, (0..10).map(|n| Count::produced(&root(0, n), 0)).collect(), Some(at(12, 0)));
+        let standing = book.standing();
+        assert_eq!((standing.frontier, standing.received, standing.unsettled), (None, Some(11), 10));
+        // 4 spawns two children and is done; so are all others.
+        take(&mut book, vec![Count::spawned(&root(0, 4), 0, 2)], None);
+        take(&mut book, (0..10).map(|n| Count::consumed(&root(0, n), 0)).collect(), None);
+        let standing = book.standing();
+        assert_eq!((standing.frontier, standing.oldest_unsettled, standing.unsettled), (Some(3), Some(4), 1));
+        assert_eq!(book.root(4).unwrap(), Root { settled: Some(false), pending: [(1, 2)].into(), retries: [].into() });
+        assert_eq!(book.root(5).unwrap().settled, Some(true));
+        assert_eq!(book.root(12), None);
+        assert_eq!(book.first_unsettled(&[(0, 3), (5, 9)]), None);
+        assert_eq!(book.first_unsettled(&[(0, 3), (3, 9)]), Some(4));
+        assert_eq!(book.first_unsettled(&[(8, 20)]), Some(12));
+        let child = root(0, 4).child(0);
+        take(&mut book, vec![Count::consumed(&child, 0), Count::consumed(&child, 0)], None);
+        assert_eq!(book.standing().frontier, Some(11), "offsets that never were are not waited for");
+    }
+
+    #[test]
+    fn a_higher_epoch_goes_on_once_the_lower_one_is_settled() {
+        let mut book = Book::default();
+        take(&mut book, vec![Count::produced(&root(0, 7), 0)], Some(at(8, 0)));
+        take(&mut book, Vec::new(), Some(at(0, 1)));
+        assert_eq!((book.standing().frontier, book.standing().received), (Some(6), Some(7)));
+        take(&mut book, vec![Count::consumed(&root(0, 7), 0)], None);
+        assert_eq!(book.standing().frontier, Some(7), "nothing of epoch 1 was received");
+        take(&mut book, vec![Count::produced(&root(1, 0), 0)], Some(at(1, 1)));
+        assert_eq!((book.standing().frontier, book.standing().received), (Some(7), Some(1 << 56)));
+        take(&mut book, vec![Count::consumed(&root(1, 0), 0)], None);
+        assert_eq!(book.standing().frontier, Some(1 << 56));
+    }
+
+    #[test]
+    fn retries_are_cascades_of_their_own() {
+        let mut book = Book::default();
+        take(&mut book, vec![Count::produced(&root(0, 0), 0), Count::consumed(&root(0, 0), 0)], Some(at(1, 0)));
+        take(&mut book, vec![Count::produced(&root(0, 0), 1)], None);
+        assert_eq!(book.standing().frontier, Some(0));
+        assert_eq!(book.root(0).unwrap().retries, [(1, [(0, 1)].into())].into());
+        take(&mut book, vec![Count::consumed(&root(0, 0), 1)], None);
+        assert_eq!(book.root(0).unwrap().retries, [].into());
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_not_guessed() {
+        let mut book = Book::default();
+        let header = proto::SourcePosition { stamp: "header".into(), greatest: Some(9), ..at(4, 0) };
+        take(&mut book, vec![Count::produced(&root(0, 9), 0)], Some(header));
+        let standing = book.standing();
+        assert_eq!((standing.frontier, standing.unavailable), (None, Some(Unavailable::NeedsMark)));
+        assert_eq!((book.root(9).unwrap().settled, book.root(8)), (Some(false), None));
+        assert_eq!((book.first_unsettled(&[(8, 9)]), book.first_unsettled(&[(9, 9)])), (Some(8), Some(9)));
+        take(&mut book, vec![Count::consumed(&root(0, 9), 0)], None);
+        assert_eq!((book.root(9).unwrap().settled, book.first_unsettled(&[(9, 9)])), (Some(true), None));
+        book.take(&proto::Progress { uncounted: true, ..Default::default() }, 1);
+        assert_eq!(book.standing().unavailable, Some(Unavailable::NeedsExactlyOnce));
+        assert_eq!(book.root(9).unwrap().settled, None);
+    }
+}

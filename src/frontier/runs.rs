@@ -1,0 +1,94 @@
+//! A set of sequences, as runs.
+//!
+//! I1: runs are ascending, not empty, and do not touch each other.
+
+use std::collections::BTreeMap;
+
+/// The most runs that are kept: about 50 MB. Of what lies below the lowest kept nothing is known.
+const MANY: usize = 1 << 20;
+
+/// Sequences as runs, by first, with the sequence behind the last.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    runs: BTreeMap<u64, u64>,
+    /// Below this one runs were forgotten.
+    floor: u64,
+}
+
+impl Runs {
+    /// Adds the `length` sequences from `first` on.
+    pub(super) fn add(&mut self, first: u64, length: u64) {
+        let (mut first, mut end) = (first, first.saturating_add(length));
+        if first == end {
+            return;
+        }
+        while let Some((&known, &known_end)) = self.runs.range(..=end).next_back().filter(|(_, last)| **last >= first) {
+            first = first.min(known);
+            end = end.max(known_end);
+            self.runs.remove(&known);
+        }
+        self.runs.insert(first, end);
+        if self.runs.len() > MANY
+            && let Some((_, end)) = self.runs.pop_first()
+        {
+            self.floor = end;
+        }
+    }
+
+    /// Nothing is known of what lies below.
+    pub(super) fn forget_below(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// The runs, first and behind the last, and the sequence below which nothing is known.
+    pub(super) fn told(&self) -> (impl Iterator<Item = (u64, u64)>, u64) {
+        (self.runs.iter().map(|(first, end)| (*first, *end)), self.floor)
+    }
+
+    /// Whether it holds `sequence`; `None` = it is not known any more.
+    pub(super) fn holds(&self, sequence: u64) -> Option<bool> {
+        let run = self.runs.range(..=sequence).next_back();
+        let holds = run.is_some_and(|(_, end)| sequence < *end);
+        (holds || sequence >= self.floor).then_some(holds)
+    }
+
+    /// The first of these sequences that it does not hold.
+    pub(super) fn first_missing(&self, first: u64, last: u64) -> Option<u64> {
+        let mut at = first.max(self.floor);
+        while at <= last {
+            match self.runs.range(..=at).next_back().filter(|(_, end)| at < **end) {
+                Some((_, end)) => at = *end,
+                None => return Some(at),
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_holds_what_was_added(added in prop::collection::vec((0u64..50, 0u64..6), 0..40), first in 0u64..50, more in 0u64..10) {
+            let mut runs = Runs::default();
+            let mut single = BTreeSet::new();
+            for (first, length) in added {
+                runs.add(first, length);
+                single.extend(first..first + length);
+            }
+            for sequence in 0..60 {
+                prop_assert_eq!(runs.holds(sequence), Some(single.contains(&sequence)));
+            }
+            let missing = (first..=first + more).find(|sequence| !single.contains(sequence));
+            prop_assert_eq!(runs.first_missing(first, first + more), missing);
+            let touching = runs.runs.iter().zip(runs.runs.iter().skip(1)).any(|((_, end), (next, _))| end >= next);
+            prop_assert!(!touching, "I1");
+        }
+    }
+}

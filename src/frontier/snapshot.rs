@@ -1,0 +1,211 @@
+//! What all records of `<app>-progress` below a position come to, so that nobody has to read them again.
+//!
+//! A snapshot is a function of a prefix: whoever has read it writes the same, and a second one does no harm.
+//!
+//! Z1: a snapshot counts when all its parts are there; what a writer left halfway is passed over (protocol P21).
+//! Z2: what was read from a snapshot and the records from its position on is what all records come to.
+
+use std::collections::BTreeMap;
+
+use super::book::{Book, Epoch};
+use super::cascades;
+use crate::counts::expand_runs;
+use crate::proto;
+
+/// The most runs that one part has, so that its record stays far below any broker's limit.
+const RUNS_PER_PART: usize = 30_000;
+
+/// The snapshot of a book that has read all below `position`, in parts.
+pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
+    let mut parts = Parts { parts: vec![proto::Snapshot::default()], room: RUNS_PER_PART };
+    // Roots of which the same is pending share one message, as in counts.
+    let mut shapes: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
+    for (first, end, pending) in book.originals.iter() {
+        shapes.entry((0u32, 0u32, pending)).or_default().push((first, end));
+    }
+    for ((sequence, generation, retry), pending) in &book.others {
+        let runs = shapes.entry((*generation, *retry, &pending[..])).or_default();
+        runs.push((*sequence, sequence.saturating_add(1)));
+    }
+    for ((generation, retry, pending), runs) in shapes {
+        let deltas: Vec<i64> = pending.iter().map(|number| i64::from(*number)).collect();
+        parts.place(&runs, |part, runs| {
+            part.counts.push(proto::Counts { generation, retry, first_depth: 0, deltas: deltas.clone(), runs });
+        });
+    }
+    let (came, came_from) = book.came.told();
+    let came: Vec<(u64, u64)> = came.collect();
+    parts.place(&came, |part, runs| part.came_runs.extend(runs));
+    let epoch = |(number, epoch): (&u8, &Epoch)| proto::Epoch {
+        epoch: u32::from(*number),
+        end: epoch.end,
+        is_ordered: epoch.is_ordered,
+    };
+    let mut parts = parts.parts;
+    parts[0].epochs = book.epochs.iter().map(epoch).collect();
+    parts[0].source_positions = book.positions.values().cloned().collect();
+    parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
+    let count = parts.len() as u32;
+    for (number, part) in (0..).zip(&mut parts) {
+        (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
+        (part.uncounted, part.came_from) = (book.uncounted, came_from);
+    }
+    parts
+}
+
+/// The parts of a snapshot that is being written.
+struct Parts {
+    parts: Vec<proto::Snapshot>,
+    /// So many runs go into the last one.
+    room: usize,
+}
+
+impl Parts {
+    /// Gives `put` a part and the runs that there is room for in it, as pairs (gap, length), until all are placed.
+    fn place(&mut self, mut runs: &[(u64, u64)], mut put: impl FnMut(&mut proto::Snapshot, Vec<u64>)) {
+        while !runs.is_empty() {
+            if self.room == 0 {
+                self.parts.push(proto::Snapshot::default());
+                self.room = RUNS_PER_PART;
+            }
+            let (now, later) = runs.split_at(self.room.min(runs.len()));
+            (self.room, runs) = (self.room - now.len(), later);
+            let ends = std::iter::once(0).chain(now.iter().map(|(_, end)| *end));
+            let pairs = now.iter().zip(ends).flat_map(|((first, end), before)| [first - before, end - first]);
+            put(self.parts.last_mut().expect("begins with one"), pairs.collect());
+        }
+    }
+}
+
+/// Puts parts together.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    parts: BTreeMap<(i64, String), BTreeMap<u32, proto::Snapshot>>,
+}
+
+impl Assembly {
+    /// Takes a part; the position and the parts of the snapshot when it is complete (Z1).
+    pub fn take(&mut self, part: proto::Snapshot) -> Option<(i64, Vec<proto::Snapshot>)> {
+        let id = (part.position, part.writer.clone());
+        let count = part.parts;
+        let parts = self.parts.entry(id.clone()).or_default();
+        parts.insert(part.part, part);
+        if parts.len() < count as usize {
+            return None;
+        }
+        let parts = self.parts.remove(&id)?;
+        // What is older and not complete never will be, or is of no use.
+        self.parts.retain(|(position, _), _| *position > id.0);
+        Some((id.0, parts.into_values().collect()))
+    }
+}
+
+/// The book that a complete snapshot tells (Z2).
+pub fn read(parts: &[proto::Snapshot]) -> Book {
+    let mut book = Book::default();
+    for part in parts {
+        book.uncounted |= part.uncounted;
+        for epoch in &part.epochs {
+            let known = Epoch { end: epoch.end, is_ordered: epoch.is_ordered };
+            book.epochs.insert(u8::try_from(epoch.epoch).unwrap_or(u8::MAX), known);
+        }
+        for at in &part.source_positions {
+            book.positions.insert((at.topic.clone(), at.partition), at.clone());
+        }
+        for [end, at_ms] in part.times.as_chunks::<2>().0 {
+            book.times.note(*end, i64::try_from(*at_ms).unwrap_or(i64::MAX));
+        }
+        for counts in &part.counts {
+            for (first, length) in expand_runs(&counts.runs) {
+                if (counts.generation, counts.retry) == (0, 0) {
+                    book.originals.add(first, length, 0, &counts.deltas);
+                } else {
+                    let pending = book.others.entry((first, counts.generation, counts.retry)).or_default();
+                    cascades::add(pending, 0, &counts.deltas);
+                }
+            }
+        }
+        expand_runs(&part.came_runs).for_each(|(first, length)| book.came.add(first, length));
+        book.came.forget_below(part.came_from);
+    }
+    book
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::counts::{self, Count};
+    use crate::stamp::Stamp;
+
+    fn progress(changes: &[(u8, u64, u32, i8)], position: i64, stamp: &str) -> Vec<proto::Progress> {
+        let counts = changes.iter().flat_map(|&(epoch, sequence, retry, change)| {
+            let stamp = Stamp::root(epoch % 2, sequence);
+            let count = match change {
+                0 => Count::produced(&stamp, retry),
+                1 => Count::consumed(&stamp, retry),
+                n => Count::spawned(&stamp, retry, n as usize),
+            };
+            [count]
+        });
+        let at = proto::SourcePosition {
+            topic: "t".into(),
+            position,
+            epoch: 1,
+            stamp: stamp.into(),
+            greatest: Some(position as u64),
+            ..Default::default()
+        };
+        counts::records(counts.collect(), vec![at])
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_and_the_rest_are_the_whole(
+            before in prop::collection::vec((0u8..2, 0u64..30, 0u32..3, 0i8..4), 0..40),
+            after in prop::collection::vec((0u8..2, 0u64..30, 0u32..3, 0i8..4), 0..40),
+            is_header: bool,
+        ) {
+            let stamp = if is_header { "header" } else { "offset" };
+            let mut whole = Book::default();
+            progress(&before, 20, stamp).iter().for_each(|record| whole.take(record, 5000));
+            let parts = write(&whole, 7, "me");
+            let mut assembly = Assembly::default();
+            let complete: Vec<_> = parts.into_iter().rev().filter_map(|part| assembly.take(part)).collect();
+            prop_assert_eq!(complete.len(), 1);
+            prop_assert_eq!(complete[0].0, 7);
+            let mut rest = read(&complete[0].1);
+            for _ in 0..2 {
+                prop_assert_eq!(rest.standing(), whole.standing());
+                for epoch in 0..2u64 {
+                    for sequence in 0..40u64 {
+                        prop_assert_eq!(rest.root((epoch << 56) | sequence), whole.root((epoch << 56) | sequence));
+                    }
+                }
+                prop_assert_eq!(rest.position("t", 0), whole.position("t", 0));
+                for record in progress(&after, 25, stamp) {
+                    whole.take(&record, 9000);
+                    rest.take(&record, 9000);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_one_has_parts_of_which_none_counts_alone() {
+        let mut whole = Book::default();
+        for sequence in 0..(RUNS_PER_PART as u64 * 2) {
+            whole.originals.add(sequence * 2, 1, 0, &[1]);
+        }
+        let parts = write(&whole, 9, "me");
+        assert_eq!(parts.len(), 2);
+        let mut assembly = Assembly::default();
+        assert!(assembly.take(parts[1].clone()).is_none());
+        assert!(assembly.take(parts[1].clone()).is_none());
+        assert!(assembly.take(proto::Snapshot { writer: "another".into(), ..parts[0].clone() }).is_none());
+        let (_, complete) = assembly.take(parts[0].clone()).unwrap();
+        let read = read(&complete);
+        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (RUNS_PER_PART as u64 * 2, Some(0)));
+    }
+}

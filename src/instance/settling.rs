@@ -1,0 +1,125 @@
+//! What an instance answers about what is final, and those who wait for it.
+//!
+//! T1: `settled` beside what a key holds means that the answer is not older than the cascade's end: it is
+//!     decided before the key is looked up, or the key is looked up once more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::observer::Observer;
+use super::view::Lookup;
+use super::{Instance, blocking};
+use crate::frontier::{Book, Root, Standing};
+use crate::log::{Isolation, Log, LogError, TopicPartition};
+use crate::stamp::Stamp;
+
+/// How often a key is looked up again because it has changed in between; beyond that, not settled is the answer.
+const LOOKUPS: usize = 3;
+
+/// How long a source partition may look unread before the rest of it is looked at.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Runs of sequences, first and last each.
+pub type Ranges = Vec<(u64, u64)>;
+
+impl Instance {
+    /// How far the application is, as far as this instance knows.
+    pub fn standing(&self) -> Standing {
+        self.observer().standing()
+    }
+
+    /// What is known of one root; `None` = it was never received.
+    pub fn root(&self, sequence: u64) -> Option<Root> {
+        self.observer().root(sequence)
+    }
+
+    fn observer(&self) -> &Observer {
+        &self.shared.observer
+    }
+
+    /// What a key holds, and whether the cascade that made it so is settled. `known` is a frontier that another
+    /// instance has told: the answer is of that or later.
+    pub async fn lookup_settled(&self, key: Bytes, known: Option<u64>) -> (Lookup, Option<bool>) {
+        let frontier = self.standing().frontier.max(known);
+        let mut before = None;
+        for _ in 0..LOOKUPS {
+            let found = self.lookup(key.clone()).await;
+            let Lookup::Here { entry: Some(entry), .. } = &found else { return (found, None) };
+            let stamp = &entry.stamp;
+            if let Some(settled) = self.settled_as_of(frontier, stamp) {
+                return (found, Some(settled));
+            }
+            let is_same = before.as_ref() == Some(stamp);
+            match self.observer().book().is_settled(stamp.sequence, stamp.generation) {
+                Some(true) if !is_same => before = Some(stamp.clone()),
+                settled => return (found, settled),
+            }
+        }
+        (self.lookup(key).await, Some(false))
+    }
+
+    /// Whether the cascade of a stamp is settled, where that can be told of an answer that is not older than
+    /// `frontier` (T1).
+    pub fn settled_as_of(&self, frontier: Option<u64>, stamp: &Stamp) -> Option<bool> {
+        if stamp.generation == 0 && frontier.is_some_and(|frontier| stamp.sequence <= frontier) {
+            return Some(true);
+        }
+        self.observer().book().is_settled(stamp.sequence, stamp.generation).filter(|settled| !settled)
+    }
+
+    /// Resolves when all of these sequences are settled.
+    pub async fn settled(&self, ranges: &[(u64, u64)]) {
+        self.observer().wait(|book| book.first_unsettled(ranges).is_none()).await;
+    }
+
+    /// The least of these sequences that is not settled.
+    pub fn first_unsettled(&self, ranges: &[(u64, u64)]) -> Option<u64> {
+        self.observer().book().first_unsettled(ranges)
+    }
+
+    /// Resolves when all that the source topics hold at this moment has been received; all received then.
+    ///
+    /// # Errors
+    /// What the log says.
+    pub async fn received(&self) -> Result<Ranges, LogError> {
+        let partitions = self.source_partitions().await?;
+        let log = Arc::clone(self.log());
+        let ends = blocking(move || {
+            let end = |of: TopicPartition| log.watermarks(&of).map(|ends| (of, ends.high));
+            partitions.into_iter().map(end).collect::<Result<Vec<_>, _>>()
+        });
+        let ends = ends.await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))?;
+        for (of, end) in ends {
+            loop {
+                let is_read = |book: &Book| book.position(&of.topic, of.partition) >= end;
+                if tokio::time::timeout(PATIENCE, self.observer().wait(is_read)).await.is_ok() {
+                    break;
+                }
+                // What is left may be no records at all, but the marks of transactions.
+                let position = self.observer().book().position(&of.topic, of.partition);
+                let (log, rest) = (Arc::clone(self.log()), of.clone());
+                let is_empty = blocking(move || is_empty(log.as_ref(), &rest, position, end)).await;
+                if is_empty.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))? {
+                    break;
+                }
+            }
+        }
+        Ok(self.observer().book().all())
+    }
+}
+
+/// Whether no committed record stands between two offsets.
+fn is_empty(log: &dyn Log, of: &TopicPartition, from: i64, end: i64) -> Result<bool, LogError> {
+    let from = log.watermarks(of)?.low.max(from);
+    let mut reader = log.reader(of, from, Isolation::ReadCommitted, false)?;
+    while reader.position() < end {
+        match reader.next(PATIENCE)?.first() {
+            Some(record) => return Ok(record.offset >= end),
+            None if reader.position() < end => return Ok(false),
+            None => {}
+        }
+    }
+    Ok(true)
+}
