@@ -17,7 +17,7 @@
 //! | `producer.rs`    | the producers: a transaction, or what needs none, in one write (X4) |
 //! | `balance.rs`     | who is to have which partition                                    |
 //! | `group.rs`       | the group's coordinator (G1, G2)                                  |
-//! | `member.rs`      | a member's thread (M1 to M3)                                      |
+//! | `member.rs`      | what a member does, and its thread (M1 to M3)                     |
 //! | `compaction.rs`  | the last record per key (C1 to C4)                                |
 
 mod balance;
@@ -45,6 +45,7 @@ use rocksdb::{DB, DBCompressionType, Options};
 use self::folder::Folder;
 use self::group::Group;
 use self::member::EmbeddedMember;
+pub use self::member::{Turn, Turns};
 use self::producer::{EmbeddedAppender, EmbeddedProducer};
 use self::read::PartitionReader;
 use self::schema::MetaRow;
@@ -117,6 +118,14 @@ impl EmbeddedLog {
             .map_err(|error| LogError::Fatal(format!("cannot read the log in {folder}: {error}")))?;
         let options = EmbeddedOptions::default();
         Ok(EmbeddedLog { shared: Arc::new(Shared::new(db, options, folder, None)?), compaction: None })
+    }
+
+    /// Joins a group as [`Log::join`] does, but for the thread: the member does one thing for each [`Turns::turn`],
+    /// so that a simulation decides when. Its [`Member::leave`] returns at once; the turns end with [`Turn::Left`].
+    pub fn join_stepped(&self, join: Join, sink: EventSink) -> Result<(Arc<dyn Member>, Turns), LogError> {
+        self.shared.writable()?;
+        let (member, turns) = EmbeddedMember::join_stepped(Arc::clone(&self.shared), join, sink);
+        Ok((Arc::new(member), turns))
     }
 
     /// Begins a transaction of the transactional id that is carried out in steps; its number.

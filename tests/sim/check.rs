@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
+use tidegate::clock;
 use tidegate::config::{Guarantee, OutputFormat};
 use tidegate::counts;
 use tidegate::entry::Entry;
@@ -38,7 +39,7 @@ pub fn all_is_committed(world: &mut World) -> bool {
 }
 
 fn running(world: &mut World) -> usize {
-    let now = world.now;
+    let now = clock::now();
     let count = |node: &mut super::node::Node| {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
@@ -52,7 +53,7 @@ fn running(world: &mut World) -> usize {
 
 /// Nothing is left in the engines' books of what they have taken in (stalls come from there).
 pub fn books(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     for node in &mut world.nodes {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
@@ -211,7 +212,7 @@ pub fn same_state(what: &str, found: &BTreeMap<Bytes, Held>, expected: &BTreeMap
 
 /// Asks the engines, as a door does: through the overlay, then the store.
 pub fn lookups(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     let keys: Vec<Bytes> =
         world.workload.expected.state.keys().cloned().chain([Bytes::from_static(b"never")]).collect();
     let mut found = BTreeMap::new();
@@ -334,7 +335,7 @@ pub fn progress(world: &World) {
 
 /// What the stores themselves hold, once everything is in them.
 pub fn stores(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     let mut found = BTreeMap::new();
     for node in &mut world.nodes {
         let (answer, mut listings) = oneshot::channel();
