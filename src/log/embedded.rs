@@ -62,6 +62,9 @@ pub struct EmbeddedOptions {
     /// Whether what was acknowledged survives a loss of power, too, at the price of an fsync for each
     /// write. Either way it survives the death of the process.
     pub sync: bool,
+    /// So much is gathered in memory before it is sorted into files, in bytes; the write-ahead log takes as much room
+    /// ahead.
+    pub write_buffer_bytes: usize,
     /// A partition of a compacted topic is compacted when this many bytes were appended since the last
     /// time, and no less than compaction left then.
     pub compact_after_bytes: u64,
@@ -71,7 +74,12 @@ pub struct EmbeddedOptions {
 
 impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
-        EmbeddedOptions { sync: true, compact_after_bytes: 8 << 20, compact_keys: 1_000_000 }
+        EmbeddedOptions {
+            sync: true,
+            write_buffer_bytes: 64 << 20,
+            compact_after_bytes: 8 << 20,
+            compact_keys: 1_000_000,
+        }
     }
 }
 
@@ -92,6 +100,7 @@ impl EmbeddedLog {
         check_format(&folder, folder.format())?;
         let known = folder.id();
         let mut settings = settings();
+        settings.set_write_buffer_size(options.write_buffer_bytes);
         settings.create_if_missing(known.is_none());
         let db = DB::open(&settings, folder.database())
             .map_err(|error| LogError::Fatal(format!("cannot open the log in {folder}: {error}")))?;
@@ -199,7 +208,6 @@ impl Drop for EmbeddedLog {
 fn settings() -> Options {
     let mut settings = Options::default();
     settings.set_compression_type(DBCompressionType::Lz4);
-    settings.set_write_buffer_size(64 << 20);
     settings.set_max_write_buffer_number(4);
     settings.set_target_file_size_base(64 << 20);
     settings.set_level_zero_file_num_compaction_trigger(8);

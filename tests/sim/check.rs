@@ -28,14 +28,21 @@ fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition>
 
 /// Every partition runs somewhere and its committed position is its end.
 pub fn all_is_committed(world: &mut World) -> bool {
+    let all = world.plan.config.processing.partitions as usize + world.plan.topology.source_partitions.len();
+    running(world) == all && lags(world).is_empty()
+}
+
+/// What is not committed of each partition that the group reads.
+pub fn lags(world: &World) -> Vec<(TopicPartition, i64)> {
     let mut all = partitions(world, &world.plan.topics.repartition);
     all.extend(world.plan.topology.source_partitions.iter().cloned());
     let log = world.log();
     let committed = log.committed(&world.plan.config.application.id, &all, true).unwrap();
-    let at_end = all.iter().zip(committed).all(|(of, committed)| {
-        committed.is_some_and(|committed| committed.position == log.watermarks(of).unwrap().high)
-    });
-    running(world) == all.len() && at_end
+    let lag = |(of, committed): (TopicPartition, Option<tidegate::log::Committed>)| {
+        let lag = log.watermarks(&of).unwrap().high - committed.map_or(0, |committed| committed.position);
+        (lag > 0).then_some((of, lag))
+    };
+    all.into_iter().zip(committed).filter_map(lag).collect()
 }
 
 fn running(world: &mut World) -> usize {
@@ -45,7 +52,9 @@ fn running(world: &mut World) -> usize {
         node.step(Input::Question(Question::Status(answer)), now);
         let status = status.try_recv().expect("answered at once");
         node.last_status = format!("{status:?}");
-        assert!(status.troubles.is_empty(), "{}: {:?}", node.name, status.troubles);
+        // What chance does to commits it can do often.
+        let unexpected = status.troubles.iter().find(|text| !text.contains("transactions in a row were refused"));
+        assert_eq!(unexpected, None, "{}", node.name);
         status.tasks.iter().filter(|task| task.state == TaskState::Running).count()
     };
     world.nodes.iter_mut().map(count).sum()

@@ -26,6 +26,11 @@ impl Spy {
         Spy { inner, cursors: Mutex::default() }
     }
 
+    /// What is to be delivered, for people.
+    pub fn cursors(&self) -> String {
+        format!("{:?}", self.cursors.lock().unwrap())
+    }
+
     fn set_paused(&self, partitions: &[TopicPartition], paused: bool) {
         let mut cursors = self.cursors.lock().unwrap();
         cursors.iter_mut().filter(|(of, _)| partitions.contains(of)).for_each(|(_, cursor)| cursor.paused = paused);

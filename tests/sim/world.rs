@@ -20,8 +20,8 @@ use super::node::{Node, Plan};
 use super::timeline::note;
 use super::workload::Workload;
 
-/// After so many steps without anything to do but wait a seed has failed.
-const STALLED: usize = 3000;
+/// When nothing but waiting has been done for so long a seed has failed.
+const STALLED: Duration = Duration::from_secs(300);
 
 /// No seed takes more steps.
 const MOST_STEPS: usize = 400_000;
@@ -92,7 +92,7 @@ pub struct World {
 
 /// Opens a log that survives the process, not the machine: a test needs no more.
 pub fn open_log(folder: &Path, faults: &Arc<Faults>) -> Arc<FaultyLog> {
-    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+    let options = EmbeddedOptions { sync: false, write_buffer_bytes: 1 << 20, ..EmbeddedOptions::default() };
     let inner = EmbeddedLog::open(folder.join("log"), options).unwrap();
     Arc::new(FaultyLog { inner, faults: Arc::clone(faults) })
 }
@@ -143,7 +143,7 @@ impl World {
 
     /// Until everything is processed and nothing is on its way; in between so many of `faults` befall it.
     pub fn run(&mut self, faults: &[Fault], mut budget: u32, seldom: u32) {
-        let mut idle = 0;
+        let mut moved = clock::now();
         for _ in 0..MOST_STEPS {
             if budget > 0 && self.rng.u32(..seldom) == 0 {
                 budget -= 1;
@@ -155,9 +155,6 @@ impl World {
                 return;
             }
             let acts = self.possible();
-            let waits = acts.iter().all(|(act, _)| matches!(act, Act::Time | Act::Effects | Act::Judge));
-            idle = if waits { idle + 1 } else { 0 };
-            assert!(idle < STALLED, "nothing goes on: {}", self.describe());
             let total: u32 = acts.iter().map(|(act, _)| self.weights[*act as usize]).sum();
             let mut drawn = self.rng.u32(..total);
             let found = acts.iter().find(|(act, _)| {
@@ -167,7 +164,10 @@ impl World {
                 is_it
             });
             let (act, place) = *found.expect("the sum is above what was drawn");
-            self.act(act, place);
+            if self.act(act, place) {
+                moved = clock::now();
+            }
+            assert!(clock::since(moved) < STALLED, "nothing goes on: {}", self.describe());
         }
         panic!("more than {MOST_STEPS} steps: {}", self.describe());
     }
@@ -202,11 +202,28 @@ impl World {
         acts
     }
 
-    fn act(&mut self, act: Act, place: usize) {
-        if !matches!(act, Act::Time | Act::Effects | Act::Turn) {
-            // Whatever it is, members may have something to do after it.
+    /// False when it was nothing but waiting.
+    fn act(&mut self, act: Act, place: usize) -> bool {
+        match act {
+            Act::Turn => return self.turn(place),
+            // The engine may have left something for its own member alone.
+            Act::Effects => self.nodes[place].last_turn = None,
+            Act::Time => {}
+            _ => self.nodes.iter_mut().for_each(|node| node.last_turn = None),
+        }
+        self.act_on(act, place);
+        !matches!(act, Act::Time | Act::Effects | Act::Judge)
+    }
+
+    fn turn(&mut self, place: usize) -> bool {
+        let done = self.nodes[place].turn() == Turn::Done;
+        if done {
             self.nodes.iter_mut().for_each(|node| node.last_turn = None);
         }
+        done
+    }
+
+    fn act_on(&mut self, act: Act, place: usize) {
         let now = clock::now();
         match act {
             Act::Append => return self.append(),
@@ -218,13 +235,6 @@ impl World {
         let Self { nodes, rng, checkpoints, .. } = self;
         let node = &mut nodes[place];
         match act {
-            Act::Turn => {
-                let turn = node.turn();
-                if turn == Turn::Done {
-                    self.nodes.iter_mut().for_each(|node| node.last_turn = None);
-                }
-                return;
-            }
             Act::Control => {
                 let event = node.inbox.next_control().expect("possible");
                 node.step(Input::Member(event), now);
@@ -278,7 +288,7 @@ impl World {
                 node.inbox.give_back();
             }
             Act::Effects => node.step(Input::Tick, now),
-            Act::Restore | Act::Append | Act::Time | Act::Zombie => {}
+            Act::Restore | Act::Append | Act::Time | Act::Turn | Act::Zombie => {}
         }
         if matches!(act, Act::Effects) || rng.u32(..4) > 0 {
             node.take_effects(now);
@@ -481,13 +491,16 @@ impl World {
             let (claims, restores) = (node.claims.len(), node.restores.len());
             let engine = &node.last_status;
             format!(
-                "{}: {engine}; inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
+                "{}: {engine}; cursors {:?} inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
                 node.name,
+                node.member.cursors(),
                 node.inbox.len(),
                 node.work.is_some(),
             )
         };
-        self.nodes.iter().map(tell).collect::<Vec<_>>().join("; ")
+        let lags = super::check::lags(self).into_iter().map(|(of, lag)| format!("{of} lags by {lag}"));
+        let turns = format!("turns {:?}", self.nodes.iter().map(|node| node.last_turn).collect::<Vec<_>>());
+        self.nodes.iter().map(tell).chain(lags).chain([turns]).collect::<Vec<_>>().join("; ")
     }
 }
 
