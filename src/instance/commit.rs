@@ -155,7 +155,7 @@ impl Current {
                 (now, _) if now != losses => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
                 _ if self.is_last() || clock::now() >= deadline => return None,
-                _ => std::thread::sleep(Duration::from_millis(2)),
+                _ => clock::sleep(Duration::from_millis(2)),
             }
         }
     }
@@ -246,7 +246,7 @@ impl Committer for Transactional {
                 // Nothing of it is wrong: it waits here, complete, until it is let in. A revoke does not wait with it.
                 Err(CommitError::Unauthorized(reason)) => {
                     (self.setup.report)(Some(LogError::Unauthorized(reason.clone())));
-                    std::thread::sleep(DENIED);
+                    clock::sleep(DENIED);
                     if stop() || self.setup.current.is_revoking() || self.setup.current.losses() != losses {
                         (self.setup.report)(None);
                         return aborted("refused", reason);
@@ -282,7 +282,7 @@ impl Transactional {
         while let Err(error) = self.producer.recover() {
             let pause = if matches!(error, LogError::Unauthorized(_)) { DENIED } else { RETRY };
             (self.setup.report)(Some(error));
-            std::thread::sleep(pause);
+            clock::sleep(pause);
             if stop() {
                 (self.setup.report)(None);
                 return None;
@@ -309,7 +309,7 @@ impl Transactional {
             if stop() {
                 return None;
             }
-            std::thread::sleep(RETRY);
+            clock::sleep(RETRY);
         }
     }
 }
@@ -376,7 +376,7 @@ mod tests {
         current.revoke();
         let begun = clock::now();
         assert_eq!(current.newer(&old, 0), None);
-        assert!(begun.elapsed() < Duration::from_secs(5), "it has waited");
+        assert!(clock::since(begun) < Duration::from_secs(5), "it has waited");
         // What was told before the revoke is used.
         current.renew(&new);
         current.revoke();

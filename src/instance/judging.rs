@@ -73,7 +73,7 @@ impl Judge {
                 Err(error) => error.to_string(),
             };
             if judgement.is_none() {
-                if !told && begun.elapsed() > TOLD_AFTER {
+                if !told && clock::since(begun) > TOLD_AFTER {
                     told = true;
                     let (of, offset, sequence) = (&held.of, held.offset, held.sequence);
                     report(Some(format!(
@@ -81,7 +81,7 @@ impl Judge {
                          it {why}"
                     )));
                 }
-                std::thread::sleep(PAUSE);
+                clock::sleep(PAUSE);
             }
         }
         if told {
@@ -140,7 +140,7 @@ impl Judge {
             if let Some(record) = reader.next(POLL)?.into_iter().next() {
                 return Ok(Some(record).filter(|record| record.offset < end));
             }
-            if begun.elapsed() > PATIENCE {
+            if clock::since(begun) > PATIENCE {
                 return Err(LogError::Retriable(format!(
                     "{of} gives nothing from {from} on: is a transaction undecided?"
                 )));

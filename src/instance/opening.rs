@@ -172,7 +172,7 @@ impl Opener {
                 }
                 Err(error) if error.is_fatal() => return Err(OpenError::Fatal(error.to_string())),
                 // Another thread of this instance has given the partition back and is not quite through with it.
-                Err(RestoreError::Store(StoreError::InUse(_))) if begun.elapsed() < FREE_WITHIN => SOON,
+                Err(RestoreError::Store(StoreError::InUse(_))) if clock::since(begun) < FREE_WITHIN => SOON,
                 Err(error) => {
                     if let RestoreError::Store(StoreError::Corrupted(..)) = &error {
                         tracing::warn!(%error, "the store is set aside and restored");
@@ -185,7 +185,7 @@ impl Opener {
                     }
                 }
             };
-            std::thread::sleep(pause);
+            clock::sleep(pause);
         }
     }
 
@@ -284,7 +284,7 @@ impl Opener {
                 Err(error @ (LogError::Fatal(_) | LogError::Refused(_))) => {
                     return Err(OpenError::Fatal(format!("opening {of}: {error}")));
                 }
-                Err(LogError::Unstable(_)) if begun.elapsed() < STABLE_WITHIN => {}
+                Err(LogError::Unstable(_)) if clock::since(begun) < STABLE_WITHIN => {}
                 Err(error) => {
                     if matches!(error, LogError::Unauthorized(_)) {
                         pause = DENIED;
@@ -296,7 +296,7 @@ impl Opener {
                 (self.report)(of, None);
                 return Err(OpenError::Moved);
             }
-            std::thread::sleep(pause);
+            clock::sleep(pause);
         }
     }
 }

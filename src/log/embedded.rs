@@ -17,7 +17,7 @@
 //! | `producer.rs`    | the producers: a transaction, or what needs none, in one write (X4) |
 //! | `balance.rs`     | who is to have which partition                                    |
 //! | `group.rs`       | the group's coordinator (G1, G2)                                  |
-//! | `member.rs`      | a member's thread (M1 to M3)                                      |
+//! | `member.rs`      | what a member does, and its thread (M1 to M3)                     |
 //! | `compaction.rs`  | the last record per key (C1 to C4)                                |
 
 mod balance;
@@ -45,6 +45,7 @@ use rocksdb::{DB, DBCompressionType, Options};
 use self::folder::Folder;
 use self::group::Group;
 use self::member::EmbeddedMember;
+pub use self::member::{Turn, Turns};
 use self::producer::{EmbeddedAppender, EmbeddedProducer};
 use self::read::PartitionReader;
 use self::schema::MetaRow;
@@ -61,6 +62,9 @@ pub struct EmbeddedOptions {
     /// Whether what was acknowledged survives a loss of power, too, at the price of an fsync for each
     /// write. Either way it survives the death of the process.
     pub sync: bool,
+    /// So much is gathered in memory before it is sorted into files, in bytes; the write-ahead log takes as much room
+    /// ahead.
+    pub write_buffer_bytes: usize,
     /// A partition of a compacted topic is compacted when this many bytes were appended since the last
     /// time, and no less than compaction left then.
     pub compact_after_bytes: u64,
@@ -70,7 +74,12 @@ pub struct EmbeddedOptions {
 
 impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
-        EmbeddedOptions { sync: true, compact_after_bytes: 8 << 20, compact_keys: 1_000_000 }
+        EmbeddedOptions {
+            sync: true,
+            write_buffer_bytes: 64 << 20,
+            compact_after_bytes: 8 << 20,
+            compact_keys: 1_000_000,
+        }
     }
 }
 
@@ -91,6 +100,7 @@ impl EmbeddedLog {
         check_format(&folder, folder.format())?;
         let known = folder.id();
         let mut settings = settings();
+        settings.set_write_buffer_size(options.write_buffer_bytes);
         settings.create_if_missing(known.is_none());
         let db = DB::open(&settings, folder.database())
             .map_err(|error| LogError::Fatal(format!("cannot open the log in {folder}: {error}")))?;
@@ -117,6 +127,14 @@ impl EmbeddedLog {
             .map_err(|error| LogError::Fatal(format!("cannot read the log in {folder}: {error}")))?;
         let options = EmbeddedOptions::default();
         Ok(EmbeddedLog { shared: Arc::new(Shared::new(db, options, folder, None)?), compaction: None })
+    }
+
+    /// Joins a group as [`Log::join`] does, but for the thread: the member does one thing for each [`Turns::turn`],
+    /// so that a simulation decides when. Its [`Member::leave`] returns at once; the turns end with [`Turn::Left`].
+    pub fn join_stepped(&self, join: Join, sink: EventSink) -> Result<(Arc<dyn Member>, Turns), LogError> {
+        self.shared.writable()?;
+        let (member, turns) = EmbeddedMember::join_stepped(Arc::clone(&self.shared), join, sink);
+        Ok((Arc::new(member), turns))
     }
 
     /// Begins a transaction of the transactional id that is carried out in steps; its number.
@@ -190,7 +208,6 @@ impl Drop for EmbeddedLog {
 fn settings() -> Options {
     let mut settings = Options::default();
     settings.set_compression_type(DBCompressionType::Lz4);
-    settings.set_write_buffer_size(64 << 20);
     settings.set_max_write_buffer_number(4);
     settings.set_target_file_size_base(64 << 20);
     settings.set_level_zero_file_num_compaction_trigger(8);

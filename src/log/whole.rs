@@ -39,10 +39,10 @@ pub fn read(
     let mut heard = clock::now();
     while reader.position() < ends.high {
         // A new consumer needs its time for the first record.
-        if until == Until::Stable && reader.position() > ends.low && heard.elapsed() > SILENCE {
+        if until == Until::Stable && reader.position() > ends.low && clock::since(heard) > SILENCE {
             break;
         }
-        if heard.elapsed() > PATIENCE {
+        if clock::since(heard) > PATIENCE {
             let (at, high) = (reader.position(), ends.high);
             return Err(LogError::Retriable(format!("{of} gives nothing from {at} to {high}, its end")));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
+use tidegate::clock;
 use tidegate::config::{Guarantee, OutputFormat};
 use tidegate::counts;
 use tidegate::entry::Entry;
@@ -27,24 +28,33 @@ fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition>
 
 /// Every partition runs somewhere and its committed position is its end.
 pub fn all_is_committed(world: &mut World) -> bool {
+    let all = world.plan.config.processing.partitions as usize + world.plan.topology.source_partitions.len();
+    running(world) == all && lags(world).is_empty()
+}
+
+/// What is not committed of each partition that the group reads.
+pub fn lags(world: &World) -> Vec<(TopicPartition, i64)> {
     let mut all = partitions(world, &world.plan.topics.repartition);
     all.extend(world.plan.topology.source_partitions.iter().cloned());
     let log = world.log();
     let committed = log.committed(&world.plan.config.application.id, &all, true).unwrap();
-    let at_end = all.iter().zip(committed).all(|(of, committed)| {
-        committed.is_some_and(|committed| committed.position == log.watermarks(of).unwrap().high)
-    });
-    running(world) == all.len() && at_end
+    let lag = |(of, committed): (TopicPartition, Option<tidegate::log::Committed>)| {
+        let lag = log.watermarks(&of).unwrap().high - committed.map_or(0, |committed| committed.position);
+        (lag > 0).then_some((of, lag))
+    };
+    all.into_iter().zip(committed).filter_map(lag).collect()
 }
 
 fn running(world: &mut World) -> usize {
-    let now = world.now;
+    let now = clock::now();
     let count = |node: &mut super::node::Node| {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
         let status = status.try_recv().expect("answered at once");
         node.last_status = format!("{status:?}");
-        assert!(status.troubles.is_empty(), "{}: {:?}", node.name, status.troubles);
+        // What chance does to commits it can do often.
+        let unexpected = status.troubles.iter().find(|text| !text.contains("transactions in a row were refused"));
+        assert_eq!(unexpected, None, "{}", node.name);
         status.tasks.iter().filter(|task| task.state == TaskState::Running).count()
     };
     world.nodes.iter_mut().map(count).sum()
@@ -52,7 +62,7 @@ fn running(world: &mut World) -> usize {
 
 /// Nothing is left in the engines' books of what they have taken in (stalls come from there).
 pub fn books(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     for node in &mut world.nodes {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
@@ -211,7 +221,7 @@ pub fn same_state(what: &str, found: &BTreeMap<Bytes, Held>, expected: &BTreeMap
 
 /// Asks the engines, as a door does: through the overlay, then the store.
 pub fn lookups(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     let keys: Vec<Bytes> =
         world.workload.expected.state.keys().cloned().chain([Bytes::from_static(b"never")]).collect();
     let mut found = BTreeMap::new();
@@ -334,7 +344,7 @@ pub fn progress(world: &World) {
 
 /// What the stores themselves hold, once everything is in them.
 pub fn stores(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     let mut found = BTreeMap::new();
     for node in &mut world.nodes {
         let (answer, mut listings) = oneshot::channel();

@@ -8,8 +8,8 @@ mod asleep;
 mod campaign;
 mod check;
 mod faulty;
+mod inbox;
 mod kinds;
-mod member;
 mod node;
 mod run;
 mod seat;
@@ -26,6 +26,19 @@ fn whatever_happens_the_final_state_is_that_of_one_thread_with_one_queue() {
     let ended = Campaign::of_every_kind().run(|_| {});
     println!("{ended}");
     assert!(ended.violations.is_empty(), "{ended}");
+}
+
+/// Whatever the kind, and however often: what happens follows from the seed alone.
+#[test]
+fn a_seed_is_the_same_whenever_it_is_run() {
+    for kind in KINDS {
+        for seed in 1..=3 {
+            let timelines = [(); 2].map(|()| run::run(kind, seed).expect("it ends well").timeline);
+            let differs = timelines[0].iter().zip(&timelines[1]).find(|(once, again)| once != again);
+            assert_eq!(differs, None, "{} {seed}", kind.name);
+            assert_eq!(timelines[0].len(), timelines[1].len(), "{} {seed}", kind.name);
+        }
+    }
 }
 
 /// `make simulate`: `SEEDS` in all, from `SEED` on, of one `KIND` or of all.

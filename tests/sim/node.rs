@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, unbounded};
@@ -17,13 +16,14 @@ use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
 use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::{OpenError, Opener};
 use tidegate::instance::topology::{self, Topology};
+use tidegate::log::embedded::{Turn, Turns};
 use tidegate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::Stores;
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
 
 use super::faulty::{FaultyLog, FaultyMember};
-use super::member::{Inbox, Spy};
+use super::inbox::{GivingBack, Inbox, Spy};
 use super::workload::Scripts;
 
 /// Calls under way, to be ended in any order.
@@ -83,6 +83,10 @@ pub struct Node {
     pub desk: Rc<RefCell<Desk>>,
     pub inbox: Inbox,
     pub member: Arc<Spy>,
+    /// What its member does.
+    turns: Turns,
+    /// What came of the last turn, unless something has happened since.
+    pub last_turn: Option<Turn>,
     pub committer: Box<dyn Committer>,
     /// What the committer knows of the group.
     current: Arc<Current>,
@@ -102,18 +106,18 @@ pub struct Node {
     /// What the engine last told of itself.
     pub last_status: String,
     /// Its member leaves in good order.
-    pub leaving: Option<JoinHandle<()>>,
+    pub leaving: bool,
 }
 
 impl Node {
     /// Joins the group.
     pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
         let faults = Arc::clone(&log.faults);
-        let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let group = plan.config.application.id.clone();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
-        let member = log.join(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
+        let (member, turns) = log.inner.join_stepped(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
+        let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let member = Arc::new(Spy::new(member));
         let judge = Judge {
             log: Arc::clone(&log),
@@ -174,6 +178,8 @@ impl Node {
             desk,
             inbox: Inbox::new(events, Arc::clone(&member)),
             member,
+            turns,
+            last_turn: None,
             committer,
             current,
             opener,
@@ -187,8 +193,16 @@ impl Node {
             restores: VecDeque::new(),
             opened: VecDeque::new(),
             last_status: String::new(),
-            leaving: None,
+            leaving: false,
         }
+    }
+
+    /// The member does one thing.
+    pub fn turn(&mut self) -> Turn {
+        let turn = self.turns.turn();
+        self.inbox.fill();
+        self.last_turn = Some(turn);
+        turn
     }
 
     /// One input.
@@ -233,9 +247,7 @@ impl Node {
 
     /// Whether the engine has answered the revoke that it was told.
     pub fn has_answered(&self) -> bool {
-        let answered = |giving_back: &super::member::GivingBack| {
-            giving_back.answered.try_recv() == Err(TryRecvError::Disconnected)
-        };
+        let answered = |giving_back: &GivingBack| giving_back.answered.try_recv() == Err(TryRecvError::Disconnected);
         self.inbox.giving_back.as_ref().is_some_and(answered)
     }
 

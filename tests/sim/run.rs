@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tempfile::TempDir;
+use tidegate::clock;
 use tidegate::config::{Cascade, Config, OutputFormat, StampSource, Superseded};
 use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
@@ -62,7 +63,10 @@ impl fmt::Display for Violation {
 /// Runs one seed. A panic of whatever takes part is a violation.
 pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
     timeline::take();
-    match timeline::caught(|| play(kind, seed)) {
+    clock::simulate(true);
+    let outcome = timeline::caught(|| play(kind, seed));
+    clock::simulate(false);
+    match outcome {
         Ok(()) => Ok(Report { timeline: timeline::take() }),
         Err(what) => Err(Violation { kind: kind.name, seed, what, timeline: timeline::take() }),
     }

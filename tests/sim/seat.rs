@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tidegate::clock;
 use tidegate::config::StampSource;
 use tidegate::instance::engine::Input;
+use tidegate::log::embedded::Turn;
 use tidegate::log::{Append, Log, MemberEvent, Membership, NewRecord, TopicPartition};
 use tidegate::proto;
 use tidegate::sequencer::order;
@@ -13,8 +15,8 @@ use super::world::World;
 
 /// Lets half a day and more pass, and carries out what the engine then hands out.
 fn renewed(world: &mut World) -> (Membership, Vec<TopicPartition>) {
-    world.now += Duration::from_secs(13 * 3600);
-    let now = world.now;
+    clock::sleep(Duration::from_secs(13 * 3600));
+    let now = clock::now();
     let node = &mut world.nodes[0];
     node.step(Input::Tick, now);
     node.take_effects(now);
@@ -26,7 +28,7 @@ fn renewed(world: &mut World) -> (Membership, Vec<TopicPartition>) {
 }
 
 fn decide(world: &mut World) {
-    let now = world.now;
+    let now = clock::now();
     let node = &mut world.nodes[0];
     node.carry_out();
     let ended = node.ended.take().expect("carried out");
@@ -51,7 +53,7 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     let seat = TopicPartition::new(&world.plan.topics.repartition, 0);
     let of = TopicPartition::new(&world.plan.topics.order, 0);
     // 1. The seat goes in good order.
-    let now = world.now;
+    let now = clock::now();
     let (done, answered) = crossbeam_channel::bounded(1);
     let node = &mut world.nodes[0];
     node.step(Input::Member(MemberEvent::Revoked { partitions: vec![seat.clone()], lost: false, done }), now);
@@ -62,15 +64,14 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     let record = NewRecord { key: Some("k".into()), value: Some("ADD".into()), headers: Vec::new() };
     let source = TopicPartition::new(&world.plan.topics.sources[0], 0);
     world.log().append(Append { to: source, records: vec![record] }).unwrap();
-    let log = std::sync::Arc::clone(world.log());
     let node = &mut world.nodes[0];
-    node.inbox.pump(log.as_ref());
+    assert_eq!(node.turn(), Turn::Done);
     let fetched = node.inbox.next_records(&mut fastrand::Rng::with_seed(1)).expect("the record is read");
     node.step(Input::Member(MemberEvent::Fetched(fetched)), now);
     decide(&mut world);
     // The next commit has the positions of the other task.
-    world.now += Duration::from_secs(13 * 3600);
-    let later = world.now;
+    clock::sleep(Duration::from_secs(13 * 3600));
+    let later = clock::now();
     world.nodes[0].take_effects(later);
     let (work, _) = world.nodes[0].work.as_ref().expect("P23");
     assert!(work.runs.is_empty() && work.outbox.is_empty(), "B1: nothing of the sources is committed without the seat");
@@ -82,7 +83,7 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     let others = proto::Run { first_sequence: end, topic: "others".into(), count: 7, ..proto::Run::default() };
     world.log().append(Append { to: of.clone(), records: order::records(vec![others]) }).unwrap();
     // 3. It comes back, and another record is received.
-    let now = world.now;
+    let now = clock::now();
     world.nodes[0].step(Input::Member(MemberEvent::Assigned { partitions: vec![seat], membership }), now);
     world.run(&[], 0, 1);
     let record = NewRecord { key: Some("k".into()), value: Some("REMOVE".into()), headers: Vec::new() };

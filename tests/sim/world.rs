@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tempfile::TempDir;
+use tidegate::clock;
 use tidegate::config::Guarantee;
 use tidegate::instance::commit::{Committer, Ended, Work};
 use tidegate::instance::engine::Input;
 use tidegate::instance::opening::OpenError;
-use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions, Turn};
 use tidegate::log::{Append, Log, Member, TopicPartition};
 
 use super::faulty::{Faults, FaultyLog, read};
@@ -19,8 +20,8 @@ use super::node::{Node, Plan};
 use super::timeline::note;
 use super::workload::Workload;
 
-/// Without any progress for this long a seed has failed.
-const STALLED: Duration = Duration::from_secs(10);
+/// When nothing but waiting has been done for so long a seed has failed.
+const STALLED: Duration = Duration::from_secs(300);
 
 /// No seed takes more steps.
 const MOST_STEPS: usize = 400_000;
@@ -48,6 +49,7 @@ pub enum Fault {
 enum Act {
     Append,
     Time,
+    Turn,
     Control,
     Records,
     Finish,
@@ -71,7 +73,6 @@ pub struct World {
     pub plan: Plan,
     pub workload: Workload,
     pub nodes: Vec<Node>,
-    pub now: Instant,
     folder: TempDir,
     log: Option<Arc<FaultyLog>>,
     faults: Arc<Faults>,
@@ -91,7 +92,7 @@ pub struct World {
 
 /// Opens a log that survives the process, not the machine: a test needs no more.
 pub fn open_log(folder: &Path, faults: &Arc<Faults>) -> Arc<FaultyLog> {
-    let options = EmbeddedOptions { sync: false, ..EmbeddedOptions::default() };
+    let options = EmbeddedOptions { sync: false, write_buffer_bytes: 1 << 20, ..EmbeddedOptions::default() };
     let inner = EmbeddedLog::open(folder.join("log"), options).unwrap();
     Arc::new(FaultyLog { inner, faults: Arc::clone(faults) })
 }
@@ -105,7 +106,6 @@ impl World {
             plan,
             workload,
             nodes: Vec::new(),
-            now: Instant::now(),
             folder,
             log: Some(log),
             faults,
@@ -130,7 +130,7 @@ impl World {
         let name = format!("node{}", self.names);
         note(format!("{name} joins on {:?}", folder.file_name()));
         let seed = self.rng.u64(..);
-        let node = Node::join(&self.plan, self.log(), name, folder, self.now, seed);
+        let node = Node::join(&self.plan, self.log(), name, folder, clock::now(), seed);
         self.nodes.push(node);
     }
 
@@ -143,27 +143,18 @@ impl World {
 
     /// Until everything is processed and nothing is on its way; in between so many of `faults` befall it.
     pub fn run(&mut self, faults: &[Fault], mut budget: u32, seldom: u32) {
-        let mut moved = Instant::now();
+        let mut moved = clock::now();
         for _ in 0..MOST_STEPS {
             if budget > 0 && self.rng.u32(..seldom) == 0 {
                 budget -= 1;
                 let fault = faults[self.rng.usize(..faults.len())];
                 self.befall(fault);
             }
-            for node in &mut self.nodes {
-                node.inbox.pump(self.log.as_ref().expect("open").as_ref());
-            }
             self.let_go();
             if self.is_done() {
                 return;
             }
             let acts = self.possible();
-            if acts.iter().any(|(act, _)| !matches!(act, Act::Time | Act::Effects | Act::Judge)) {
-                moved = Instant::now();
-            } else {
-                assert!(moved.elapsed() < STALLED, "nothing goes on: {}", self.describe());
-                std::thread::sleep(Duration::from_micros(20));
-            }
             let total: u32 = acts.iter().map(|(act, _)| self.weights[*act as usize]).sum();
             let mut drawn = self.rng.u32(..total);
             let found = acts.iter().find(|(act, _)| {
@@ -173,7 +164,10 @@ impl World {
                 is_it
             });
             let (act, place) = *found.expect("the sum is above what was drawn");
-            self.act(act, place);
+            if self.act(act, place) {
+                moved = clock::now();
+            }
+            assert!(clock::since(moved) < STALLED, "nothing goes on: {}", self.describe());
         }
         panic!("more than {MOST_STEPS} steps: {}", self.describe());
     }
@@ -189,7 +183,8 @@ impl World {
         add(!self.zombies.is_empty(), Act::Zombie, 0);
         for (place, node) in self.nodes.iter().enumerate() {
             let (control, records) = node.inbox.len();
-            // After a revoke the member's thread waits, so nothing comes before it is answered.
+            add(!matches!(node.last_turn, Some(Turn::Idle | Turn::Waits | Turn::Left)), Act::Turn, place);
+            // After a revoke the member waits, so nothing comes before it is answered.
             add(control > 0 && node.inbox.giving_back.is_none(), Act::Control, place);
             add(records > 0, Act::Records, place);
             add(!node.desk.borrow().pending.is_empty(), Act::Finish, place);
@@ -207,8 +202,29 @@ impl World {
         acts
     }
 
-    fn act(&mut self, act: Act, place: usize) {
-        let now = self.now;
+    /// False when it was nothing but waiting.
+    fn act(&mut self, act: Act, place: usize) -> bool {
+        match act {
+            Act::Turn => return self.turn(place),
+            // The engine may have left something for its own member alone.
+            Act::Effects => self.nodes[place].last_turn = None,
+            Act::Time => {}
+            _ => self.nodes.iter_mut().for_each(|node| node.last_turn = None),
+        }
+        self.act_on(act, place);
+        !matches!(act, Act::Time | Act::Effects | Act::Judge)
+    }
+
+    fn turn(&mut self, place: usize) -> bool {
+        let done = self.nodes[place].turn() == Turn::Done;
+        if done {
+            self.nodes.iter_mut().for_each(|node| node.last_turn = None);
+        }
+        done
+    }
+
+    fn act_on(&mut self, act: Act, place: usize) {
+        let now = clock::now();
         match act {
             Act::Append => return self.append(),
             Act::Time => return self.pass_time(),
@@ -272,7 +288,7 @@ impl World {
                 node.inbox.give_back();
             }
             Act::Effects => node.step(Input::Tick, now),
-            Act::Restore | Act::Append | Act::Time | Act::Zombie => {}
+            Act::Restore | Act::Append | Act::Time | Act::Turn | Act::Zombie => {}
         }
         if matches!(act, Act::Effects) || rng.u32(..4) > 0 {
             node.take_effects(now);
@@ -292,7 +308,7 @@ impl World {
 
     fn pass_time(&mut self) {
         let long = self.rng.u32(..60) == 0;
-        self.now += Duration::from_millis(if long { 11_000 } else { self.rng.u64(1..40) });
+        clock::sleep(Duration::from_millis(if long { 11_000 } else { self.rng.u64(1..40) }));
     }
 
     fn zombie(&mut self) {
@@ -308,7 +324,7 @@ impl World {
 
     /// Restores a claimed partition; a store is never rebuilt without need, and only its tail is read.
     fn restore(&mut self, place: usize) {
-        let now = self.now;
+        let now = clock::now();
         let log = Arc::clone(self.log());
         let Self { nodes, rng, checkpoints, plan, .. } = self;
         let node = &mut nodes[place];
@@ -358,8 +374,8 @@ impl World {
     /// Forgets engines that have left.
     fn let_go(&mut self) {
         let has_left = |node: &Node| {
-            let ended = node.leaving.as_ref().is_some_and(|leaving| leaving.is_finished());
-            ended && node.engine.is_idle() && node.flushes.is_empty() && node.ended.is_none()
+            let left = node.last_turn == Some(Turn::Left);
+            left && node.engine.is_idle() && node.flushes.is_empty() && node.ended.is_none()
         };
         while let Some(place) = self.nodes.iter().position(has_left) {
             let node = self.nodes.swap_remove(place);
@@ -374,7 +390,8 @@ impl World {
     fn is_done(&mut self) -> bool {
         self.appended == self.workload.records.len()
             && self.zombies.is_empty()
-            && self.nodes.iter().all(|node| node.leaving.is_none() && node.is_quiet())
+            && self.nodes.iter().all(|node| !node.leaving && node.is_quiet())
+            && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle)
             && super::check::all_is_committed(self)
     }
 
@@ -407,10 +424,8 @@ impl World {
             Fault::Join => {}
             Fault::Leave => {
                 let node = &mut self.nodes[place];
-                if node.leaving.is_none() {
-                    let member = Arc::clone(&node.member);
-                    node.leaving = Some(std::thread::spawn(move || member.leave()));
-                }
+                node.leaving = true;
+                node.member.leave();
             }
         }
     }
@@ -472,26 +487,26 @@ impl World {
         let tell = |node: &Node| {
             let giving_back = node.inbox.giving_back.is_some();
             let calls = node.desk.borrow().pending.len();
-            let leaves = node.leaving.is_some();
+            let leaves = node.leaving;
             let (claims, restores) = (node.claims.len(), node.restores.len());
             let engine = &node.last_status;
             format!(
-                "{}: {engine}; inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
+                "{}: {engine}; cursors {:?} inbox {:?} giving back {giving_back} work {} calls {calls} claims {claims} restores {restores} leaves {leaves}",
                 node.name,
+                node.member.cursors(),
                 node.inbox.len(),
                 node.work.is_some(),
             )
         };
-        self.nodes.iter().map(tell).collect::<Vec<_>>().join("; ")
+        let lags = super::check::lags(self).into_iter().map(|(of, lag)| format!("{of} lags by {lag}"));
+        let turns = format!("turns {:?}", self.nodes.iter().map(|node| node.last_turn).collect::<Vec<_>>());
+        self.nodes.iter().map(tell).chain(lags).chain([turns]).collect::<Vec<_>>().join("; ")
     }
 }
 
 /// The engine is gone and does nothing any more; what is left of it may be a transaction on its way.
 fn bury(node: Node) -> Option<(Box<dyn Committer>, Work)> {
-    let Node { engine, inbox, member, committer, work, leaving, .. } = node;
-    drop((engine, inbox));
-    member.leave();
-    leaving.map(std::thread::JoinHandle::join);
+    let Node { committer, work, .. } = node;
     work.map(|(work, _)| (committer, work))
 }
 

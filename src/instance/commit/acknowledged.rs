@@ -55,7 +55,7 @@ impl Committer for Acknowledged {
                 match self.appender.append(appends, &give_up) {
                     Err(error @ LogError::Unauthorized(_)) if !give_up() && !self.setup.current.is_revoking() => {
                         (self.setup.report)(Some(error));
-                        std::thread::sleep(DENIED);
+                        clock::sleep(DENIED);
                     }
                     appended => return appended,
                 }
@@ -141,18 +141,18 @@ impl Acknowledged {
                     let until = *until.get_or_insert_with(|| clock::now() + self.setup.current.patience);
                     match self.setup.current.latest(losses) {
                         Some(newer) if newer != membership => membership = newer,
-                        Some(_) if !self.setup.current.is_last() && clock::now() < until => std::thread::sleep(SOON),
+                        Some(_) if !self.setup.current.is_last() && clock::now() < until => clock::sleep(SOON),
                         _ => return Err(error),
                     }
                 }
                 // Committed or not: the same positions again do no harm.
                 LogError::Retriable(_) | LogError::Unstable(_) if !give_up() => {
                     tracing::warn!(%error, "the positions are not committed yet");
-                    std::thread::sleep(RETRY);
+                    clock::sleep(RETRY);
                 }
                 error @ LogError::Unauthorized(_) if !give_up() && !self.setup.current.is_revoking() => {
                     (self.setup.report)(Some(error));
-                    std::thread::sleep(DENIED);
+                    clock::sleep(DENIED);
                 }
                 error => return Err(error),
             }

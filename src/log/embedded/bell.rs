@@ -5,6 +5,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use crate::clock;
+
 /// Counts the changes.
 #[derive(Default)]
 pub(super) struct Bell {
@@ -32,7 +34,11 @@ impl Bell {
 
     /// As [`Bell::wait`], but returns false at `deadline`.
     pub(super) fn wait_until(&self, seen: u64, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(crate::clock::now());
+        let left = deadline.saturating_duration_since(clock::now());
+        if clock::is_simulated() {
+            clock::sleep(left);
+            return *self.locked() != seen;
+        }
         let waited = self.changed.wait_timeout_while(self.locked(), left, |count| *count == seen);
         let (count, _) = waited.expect("counting does not panic");
         *count != seen

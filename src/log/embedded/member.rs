@@ -1,15 +1,18 @@
-//! A member of a group: its thread carries out the coordinator's orders and the engine's commands
-//! and delivers records, one thing after the other, so that what it tells is in order.
+//! A member of a group: it carries out the coordinator's orders and the engine's commands
+//! and delivers records, one thing after the other, so that what it tells is in order. A thread has it
+//! take one turn after the other, or, in a simulation, whoever holds its [`Turns`].
 //!
-//! M1: the thread looks for an order and for commands before each delivery; a cursor exists only
+//! M1: it looks for an order and for commands before each delivery; a cursor exists only
 //!     between `start` and the revoke of an owned partition, or the stop of an unshared one (L1).
 //! M2: what is revoked is given back to the coordinator only after the engine has dropped `done` (L3).
-//! M3: it waits for the bell alone: no polling, no sleeping (E3).
+//! M3: its thread waits for the bell and for the engine alone: no polling, no sleeping (E3).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::group::Order;
 use super::read;
@@ -52,24 +55,32 @@ impl Desk {
 }
 
 impl EmbeddedMember {
-    /// Joins the group; the thread begins at once.
+    /// Joins the group; a thread of its own begins at once.
     pub(super) fn join(shared: Arc<Shared>, join: Join, sink: EventSink) -> Result<EmbeddedMember, LogError> {
-        let desk = Arc::new(Desk { shared, commands: Mutex::default(), leaving: AtomicBool::new(false) });
         let name = join.client_id.chars().filter(|letter| *letter != '\0').collect();
-        let mut worker = Worker {
+        let (member, turns) = EmbeddedMember::join_stepped(shared, join, sink);
+        let thread = std::thread::Builder::new().name(name).spawn(move || turns.run());
+        let thread =
+            thread.map_err(|error| LogError::Fatal(format!("cannot start a thread for the member: {error}")))?;
+        *member.thread.lock().expect("nobody has it yet") = Some(thread);
+        Ok(member)
+    }
+
+    /// Joins the group; nothing happens but in turns.
+    pub(super) fn join_stepped(shared: Arc<Shared>, join: Join, sink: EventSink) -> (EmbeddedMember, Turns) {
+        let desk = Arc::new(Desk { shared, commands: Mutex::default(), leaving: AtomicBool::new(false) });
+        let mut turns = Turns {
             desk: Arc::clone(&desk),
             id: String::new(),
             join,
             sink,
             owned: BTreeSet::new(),
+            giving_back: None,
             changes_seen: 0,
             cursors: VecDeque::new(),
         };
-        worker.enter();
-        let thread = std::thread::Builder::new().name(name).spawn(move || worker.run());
-        let thread =
-            thread.map_err(|error| LogError::Fatal(format!("cannot start a thread for the member: {error}")))?;
-        Ok(EmbeddedMember { desk, thread: Mutex::new(Some(thread)) })
+        turns.enter();
+        (EmbeddedMember { desk, thread: Mutex::default() }, turns)
     }
 }
 
@@ -109,17 +120,46 @@ impl Drop for EmbeddedMember {
     }
 }
 
-struct Worker {
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something was done; there may be more.
+    Done,
+    /// There is nothing to do before something changes.
+    Idle,
+    /// The engine has been told of partitions that go, and has not answered.
+    Waits,
+    /// The member has left.
+    Left,
+}
+
+/// All that a member does, one thing at a time.
+pub struct Turns {
     desk: Arc<Desk>,
     /// This membership's own; a new one after an expulsion.
     id: String,
     join: Join,
     sink: EventSink,
     owned: BTreeSet<TopicPartition>,
+    giving_back: Option<GivingBack>,
     /// Up to here there are no orders: the coordinator's lock is not taken for each delivery.
     changes_seen: u64,
     /// In the order in which they are served.
     cursors: VecDeque<Cursor>,
+}
+
+/// Partitions that the engine has been told to give back.
+struct GivingBack {
+    /// An error says that it was dropped: done, too.
+    is_done: Receiver<()>,
+    then: Then,
+}
+
+/// What follows when the engine has answered.
+enum Then {
+    Tell(Vec<TopicPartition>),
+    JoinAnew,
+    Leave,
 }
 
 struct Cursor {
@@ -131,66 +171,92 @@ struct Cursor {
     with_headers: bool,
 }
 
-impl Worker {
+impl Turns {
     fn run(mut self) {
         loop {
             let seen = self.desk.shared.bell.count();
-            if self.desk.leaving.load(Ordering::SeqCst) {
-                let expelled = !self.desk.shared.is_member(&self.join.group, &self.id);
-                self.give_back(self.owned.iter().cloned().collect(), expelled);
-                return;
+            match self.turn() {
+                Turn::Done => {}
+                Turn::Idle => self.desk.shared.bell.wait(seen),
+                Turn::Waits => {
+                    let GivingBack { is_done, then } = self.giving_back.take().expect("it waits for an answer");
+                    is_done.recv().ok();
+                    if self.given_back(then) == Turn::Left {
+                        return;
+                    }
+                }
+                Turn::Left => return,
             }
-            self.take_commands();
-            if !self.carry_out_order() && !self.deliver() {
-                self.desk.shared.bell.wait(seen);
+        }
+    }
+
+    /// Does the next thing, if there is one.
+    pub fn turn(&mut self) -> Turn {
+        if let Some(GivingBack { is_done, then }) = self.giving_back.take() {
+            if is_done.try_recv() == Err(TryRecvError::Empty) {
+                self.giving_back = Some(GivingBack { is_done, then });
+                return Turn::Waits;
             }
+            return self.given_back(then);
+        }
+        if self.desk.leaving.load(Ordering::SeqCst) {
+            let expelled = !self.desk.shared.is_member(&self.join.group, &self.id);
+            return self.give_back(self.owned.iter().cloned().collect(), expelled, Then::Leave);
+        }
+        self.take_commands();
+        match self.carry_out_order() {
+            Turn::Idle if self.deliver() => Turn::Done,
+            turn => turn,
         }
     }
 
     fn enter(&mut self) {
-        self.id = format!("{}-{}", self.join.client_id, uuid::Uuid::new_v4());
+        self.id = format!("{}-{}", self.join.client_id, self.desk.shared.memberships.fetch_add(1, Ordering::SeqCst));
         self.desk.shared.enter_group(&self.join.group, &self.id, &self.join.topics);
     }
 
-    fn carry_out_order(&mut self) -> bool {
+    fn carry_out_order(&mut self) -> Turn {
         let shared = Arc::clone(&self.desk.shared);
         let changes = shared.group_changes.load(Ordering::SeqCst);
         if changes == self.changes_seen {
-            return false;
+            return Turn::Idle;
         }
         match shared.next_order(&self.join.group, &self.id) {
-            Err(Expelled) => {
-                self.give_back(self.owned.iter().cloned().collect(), true);
-                self.enter();
-            }
+            Err(Expelled) => self.give_back(self.owned.iter().cloned().collect(), true, Then::JoinAnew),
             Ok(None) => {
                 self.changes_seen = changes;
-                return false;
+                Turn::Idle
             }
-            Ok(Some(Order::Revoke(partitions))) => {
-                self.give_back(partitions.clone(), false);
-                shared.given_back(&self.join.group, &self.id, &partitions);
-            }
+            Ok(Some(Order::Revoke(partitions))) => self.give_back(partitions.clone(), false, Then::Tell(partitions)),
             Ok(Some(Order::Assign(partitions, generation))) => {
                 self.owned.extend(partitions.iter().cloned());
                 let row = MembershipRow { group: self.join.group.clone(), member: self.id.clone(), generation };
                 (self.sink)(MemberEvent::Assigned { partitions, membership: Membership(row.encode()) });
+                Turn::Done
             }
         }
-        true
     }
 
-    /// Tells the engine and waits for it (M2).
-    fn give_back(&mut self, partitions: Vec<TopicPartition>, lost: bool) {
+    /// Tells the engine, which is then waited for (M2).
+    fn give_back(&mut self, partitions: Vec<TopicPartition>, lost: bool, then: Then) -> Turn {
         if partitions.is_empty() {
-            return;
+            return self.given_back(then);
         }
         self.owned.retain(|owned| !partitions.contains(owned));
         self.cursors.retain(|cursor| !partitions.contains(&cursor.of));
         let (done, is_done) = crossbeam_channel::bounded(1);
         (self.sink)(MemberEvent::Revoked { partitions, lost, done });
-        // An error says that it was dropped: done, too.
-        is_done.recv().ok();
+        self.giving_back = Some(GivingBack { is_done, then });
+        Turn::Waits
+    }
+
+    fn given_back(&mut self, then: Then) -> Turn {
+        match then {
+            Then::Tell(partitions) => self.desk.shared.given_back(&self.join.group, &self.id, &partitions),
+            Then::JoinAnew => self.enter(),
+            Then::Leave => return Turn::Left,
+        }
+        Turn::Done
     }
 
     fn take_commands(&mut self) {
@@ -263,7 +329,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for Turns {
     /// Also when the sink has panicked: what the member owned goes to the others.
     fn drop(&mut self) {
         self.desk.shared.leave_group(&self.join.group, &self.id);

@@ -30,6 +30,8 @@ pub(super) struct Shared {
     topics: RwLock<Topics>,
     aborted: RwLock<Arc<HashSet<u64>>>,
     core: Mutex<Core>,
+    /// Counts the memberships that there were since the log was opened.
+    pub memberships: AtomicU64,
     /// Counts what members may have to look at; starts at 1.
     pub group_changes: AtomicU64,
     /// Asks for a compaction; none when the log is only read.
@@ -192,6 +194,7 @@ impl Shared {
             topics: RwLock::default(),
             aborted: RwLock::default(),
             core: Mutex::default(),
+            memberships: AtomicU64::new(1),
             group_changes: AtomicU64::new(1),
             beside: compaction.is_none(),
             compaction,

@@ -10,7 +10,7 @@ const FOLDER: &str = "TIDEGATE_TEST_CRASH_FOLDER";
 const KEYS: i64 = 50;
 
 fn options() -> EmbeddedOptions {
-    EmbeddedOptions { sync: false, compact_after_bytes: 30_000, compact_keys: 20 }
+    EmbeddedOptions { sync: false, compact_after_bytes: 30_000, compact_keys: 20, ..EmbeddedOptions::default() }
 }
 
 /// The process that is killed: transaction n appends n to three partitions, the key n mod 50 to a

@@ -1,16 +1,11 @@
-//! Between the log's member and the engine: keeps what was delivered until the driver passes it on,
-//! and knows what must still be delivered, so that a seed does not depend on the member's thread.
+//! Between the log's member and the engine: keeps what was delivered until the driver passes it on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender};
 use fastrand::Rng;
-use tidegate::log::{Fetched, Log, LogError, Member, MemberEvent, Membership, OffsetCommit, Record, TopicPartition};
-
-/// How long the driver waits for records that stand in the log.
-const PATIENCE: Duration = Duration::from_millis(200);
+use tidegate::log::{Fetched, LogError, Member, MemberEvent, Membership, OffsetCommit, Record, TopicPartition};
 
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
@@ -29,6 +24,11 @@ impl Spy {
     /// Stands before `inner`.
     pub fn new(inner: Arc<dyn Member>) -> Spy {
         Spy { inner, cursors: Mutex::default() }
+    }
+
+    /// What is to be delivered, for people.
+    pub fn cursors(&self) -> String {
+        format!("{:?}", self.cursors.lock().unwrap())
     }
 
     fn set_paused(&self, partitions: &[TopicPartition], paused: bool) {
@@ -75,7 +75,7 @@ pub struct GivingBack {
     pub lost: bool,
     /// Disconnected when the engine has answered.
     pub answered: Receiver<()>,
-    /// Dropping it lets the member's thread go on.
+    /// Dropping it lets the member go on.
     done: Sender<()>,
 }
 
@@ -90,36 +90,16 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Takes what comes from the member's thread.
+    /// Takes what the member tells.
     pub fn new(events: Receiver<MemberEvent>, spy: Arc<Spy>) -> Inbox {
         Inbox { events, spy, control: VecDeque::new(), records: BTreeMap::new(), giving_back: None }
     }
 
-    /// Takes everything that the member delivers of what stands in the log.
-    pub fn pump(&mut self, log: &dyn Log) {
-        let begun = Instant::now();
-        loop {
-            match self.events.try_recv() {
-                Ok(event) => {
-                    self.take(event);
-                    continue;
-                }
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => {}
-            }
-            let revokes = self.control.iter().any(|event| matches!(event, MemberEvent::Revoked { .. }));
-            if revokes || self.giving_back.is_some() || !self.lacks(log) || begun.elapsed() > PATIENCE {
-                return;
-            }
-            if let Ok(event) = self.events.recv_timeout(PATIENCE) {
-                self.take(event);
-            }
+    /// Takes everything that the member has told.
+    pub fn fill(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
         }
-    }
-
-    fn lacks(&self, log: &dyn Log) -> bool {
-        let cursors = self.spy.cursors.lock().unwrap().clone();
-        cursors.iter().any(|(of, cursor)| !cursor.paused && cursor.next < log.watermarks(of).unwrap().high)
     }
 
     fn take(&mut self, event: MemberEvent) {
@@ -163,7 +143,7 @@ impl Inbox {
         Some(MemberEvent::Revoked { partitions, lost, done: ours })
     }
 
-    /// The engine has answered: the member's thread may go on.
+    /// The engine has answered: the member may go on.
     pub fn give_back(&mut self) {
         let giving_back = self.giving_back.take().expect("asked when there is one");
         // A start that came after the revoke is void (M1).
