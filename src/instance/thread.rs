@@ -75,7 +75,7 @@ impl EngineThread {
             if is_told.replace(why.is_some()) || why.is_some() {
                 let why = why.map(|error| match wanted.explained(ask.as_ref(), error) {
                     LogError::Unauthorized(why) => why,
-                    error => format!("no new producer yet: {error}"),
+                    error => format!("nothing can be committed: {error}"),
                 });
                 drop(told.send(Input::Trouble("commit".into(), why)));
             }
