@@ -383,6 +383,9 @@ impl Surroundings {
                     return;
                 }
             };
+            for ((of, epoch), position) in partitions.iter().cloned().zip(positions.iter().copied()) {
+                let _ = inputs.send(Input::Claimed { of, epoch, position });
+            }
             let (tasks, sources): (Vec<_>, Vec<_>) = partitions
                 .iter()
                 .cloned()

@@ -11,6 +11,7 @@ mod faulty;
 mod kinds;
 mod member;
 mod node;
+mod revoked;
 mod run;
 mod seat;
 mod timeline;
