@@ -1,4 +1,5 @@
-//! What `<app>-progress` says about the past: how far source partitions were sequenced, and under which settings.
+//! What `<app>-progress` says about the past: how far source partitions were sequenced, under which settings, and to
+//! which topics.
 //!
 //! H1: only the application's own records tell whether it starts for the first time; the group's positions
 //!     expire (protocol P17, P23).
@@ -26,6 +27,10 @@ pub struct History {
     greatest: BTreeMap<u32, u64>,
     /// Every epoch that was sequenced under.
     epochs: BTreeSet<u32>,
+    /// The last word about the ids of the application's own topics, by name.
+    topic_ids: BTreeMap<String, String>,
+    /// There is no record at all.
+    empty: bool,
 }
 
 /// Why the past does not go with the configuration. The message names the key and the next step.
@@ -53,8 +58,9 @@ impl History {
     /// # Errors
     /// What the log says; [`LogError::Fatal`] for a record that cannot be read.
     pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
-        let mut history = History::default();
+        let mut history = History { empty: true, ..History::default() };
         whole::read(log, of, true, until, |record| {
+            history.empty = false;
             if !is_counts(&record) {
                 return Ok(());
             }
@@ -62,6 +68,7 @@ impl History {
             let progress =
                 decode(record.value).map_err(|error| LogError::Fatal(format!("{of} at offset {offset}: {error}")))?;
             progress.source_positions.into_iter().for_each(|at| history.take(at));
+            history.topic_ids.extend(progress.topics.into_iter().map(|topic| (topic.topic, topic.topic_id)));
             Ok(())
         })?;
         Ok(history)
@@ -92,6 +99,21 @@ impl History {
     pub fn is_renewed(&self, of: &TopicPartition, topic_id: &str) -> bool {
         let at = self.positions.get(&(of.topic.to_string(), of.partition));
         at.is_some_and(|at| !at.topic_id.is_empty() && at.topic_id != topic_id)
+    }
+
+    /// Whether nothing was ever told, not even at a start.
+    pub fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    /// Whether events were sequenced.
+    pub fn has_run(&self) -> bool {
+        !self.positions.is_empty()
+    }
+
+    /// The id of one of the application's own topics, as it was at the last start that told it.
+    pub fn topic_id(&self, topic: &str) -> Option<&str> {
+        self.topic_ids.get(topic).map(String::as_str)
     }
 
     /// Whether events were sequenced under another epoch than this one.

@@ -1,4 +1,4 @@
-//! P9, P23: what an application knows of its past when the group's positions are gone.
+//! P9, P23, Y1, Y2: what an application knows of its past when the group's positions, or topics of its own, are gone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tempfile::{TempDir, tempdir};
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tidegate::log::{Log, TopicPartition};
 
-use crate::running::{Running, run};
+use crate::running::{Running, run, tidegate};
 
 const CONFIG: [&str; 4] = ["--set", "processing.partitions=4", "--set", "application.instance_id=one"];
 const NO_PURGE: [&str; 2] = ["--set", "processing.repartition_purge=off"];
@@ -78,4 +78,54 @@ fn nothing_runs_twice_when_the_positions_of_the_group_have_expired() {
             run(folder, &[&["verify", "--set", "handler.kind=scripted"], &CONFIG[..]].concat()).ok();
         }
     }
+}
+
+/// Starts an instance that has to end by itself; what it said.
+fn refused(folder: &Path) -> String {
+    let mut command = tidegate(folder);
+    command.args(["run", "--handler", "scripted", "--listen", "127.0.0.1:0"]).args(CONFIG);
+    crate::running::Ended::from(command.output().unwrap()).failed(2)
+}
+
+/// Y1, Y2.
+#[test]
+fn a_topic_that_was_deleted_is_no_empty_one() {
+    for (topic, what) in
+        [("state-changelog", "the state"), ("events-repartition", "on their way"), ("progress", "how far")]
+    {
+        let folder = ended(true);
+        let folder = folder.path();
+        let name = format!("tidegate-{topic}");
+        open(folder).delete_topics(&[&name]).unwrap();
+        for _ in 0..2 {
+            let said = refused(folder);
+            assert!(said.contains(&name) && said.contains(what) && said.contains("tidegate reset"), "{said}");
+        }
+        // By hand, in good faith.
+        run(folder, &[&["topics", "create"], &CONFIG[..2]].concat()).ok();
+        let said = refused(folder);
+        assert!(said.contains(&name) && said.contains(what) && said.contains("tidegate reset"), "{said}");
+        // The next step that it names.
+        run(folder, &[&["reset", "--execute"], &CONFIG[..]].concat()).ok();
+        let instance = Running::start(folder, &[]);
+        instance.holds("c6", "ADD");
+        instance.drained();
+        assert_eq!(processed(&instance), 200);
+    }
+}
+
+/// Where nothing has run nothing can be lost.
+#[test]
+fn an_application_that_has_received_nothing_takes_new_topics() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    for topic in ["state-changelog", "events-repartition", "dead-letter", "progress"] {
+        let instance = Running::start(folder, &[]);
+        instance.signal("TERM");
+        assert_eq!(instance.ended(), Some(0));
+        open(folder).delete_topics(&[&format!("tidegate-{topic}")]).unwrap();
+    }
+    let instance = Running::start(folder, &[]);
+    instance.send(r#"{"key":"k","action":"ADD"}"#);
+    instance.holds("k", "ADD");
 }
