@@ -7,6 +7,7 @@ pub mod calls;
 pub mod commit;
 pub mod engine;
 mod housekeeping;
+mod keeping;
 pub mod judging;
 mod lookup;
 mod measured;

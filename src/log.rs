@@ -275,11 +275,13 @@ pub trait Producer: Send {
 pub trait Appender: Send {
     /// Appends the records, each partition's in order, and returns when the log has acknowledged every
     /// one. While the log does not answer it tries on, unless `give_up` says that this is of no use any more.
+    /// What is acknowledged is taken out of `appends`, of each partition up to the first record that is not, so that
+    /// the same call again appends the rest and keeps the order.
     ///
     /// # Errors
-    /// Some of the records may stand in the log, and no more of them will come (L5): [`LogError::Migrated`]
-    /// after giving up, anything else when the log refused a record.
-    fn append(&mut self, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError>;
+    /// Anything but [`LogError::Migrated`] when the log refused a record; no more of the rest will come (L5). Migrated
+    /// after giving up: nothing is known of what is left.
+    fn append(&mut self, appends: &mut Vec<Append>, give_up: &dyn Fn() -> bool) -> Result<(), LogError>;
 }
 
 /// What a reader sees.

@@ -1,4 +1,5 @@
-//! What `<app>-progress` says about the past: how far source partitions were sequenced, and under which settings.
+//! What `<app>-progress` says about the past: how far source partitions were sequenced, under which settings, and to
+//! which topics.
 //!
 //! H1: only the application's own records tell whether it starts for the first time; the group's positions
 //!     expire (protocol P17, P23).
@@ -27,6 +28,10 @@ pub struct History {
     greatest: BTreeMap<u32, u64>,
     /// Every epoch that was sequenced under.
     epochs: BTreeSet<u32>,
+    /// The last word about the ids of the application's own topics, by name.
+    topic_ids: BTreeMap<String, String>,
+    /// There is no record at all.
+    empty: bool,
 }
 
 /// Why the past does not go with the configuration. The message names the key and the next step.
@@ -84,10 +89,14 @@ impl History {
     /// # Errors
     /// What the log says; [`LogError::Fatal`] for a record that cannot be read.
     pub fn read(log: &dyn Log, of: &TopicPartition, until: Until) -> Result<History, LogError> {
-        let mut history = History::default();
+        let mut history = History { empty: true, ..History::default() };
         whole::read(log, of, true, until, |record| {
+            history.empty = false;
             match read(of, record)? {
-                Told::Counts(progress) => progress.source_positions.into_iter().for_each(|at| history.take(at)),
+                Told::Counts(progress) => {
+                    progress.source_positions.into_iter().for_each(|at| history.take(at));
+                    history.topic_ids.extend(progress.topics.into_iter().map(|topic| (topic.topic, topic.topic_id)));
+                }
                 // What it tells may be older than what was read before it.
                 Told::Snapshot(snapshot) => {
                     history.epochs.extend(snapshot.epochs.iter().map(|epoch| epoch.epoch));
@@ -95,6 +104,9 @@ impl History {
                         history.greatest_is(epoch.epoch, (epoch.end & (SEQUENCE_LIMIT - 1)).checked_sub(1));
                     }
                     snapshot.source_positions.into_iter().for_each(|at| history.take(at));
+                    for topic in snapshot.topics {
+                        history.topic_ids.entry(topic.topic).or_insert(topic.topic_id);
+                    }
                 }
                 Told::Else => {}
             }
@@ -137,6 +149,21 @@ impl History {
     pub fn is_renewed(&self, of: &TopicPartition, topic_id: &str) -> bool {
         let at = self.positions.get(&(of.topic.to_string(), of.partition));
         at.is_some_and(|at| !at.topic_id.is_empty() && at.topic_id != topic_id)
+    }
+
+    /// Whether nothing was ever told, not even at a start.
+    pub fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    /// Whether events were sequenced.
+    pub fn has_run(&self) -> bool {
+        !self.positions.is_empty()
+    }
+
+    /// The id of one of the application's own topics, as it was at the last start that told it.
+    pub fn topic_id(&self, topic: &str) -> Option<&str> {
+        self.topic_ids.get(topic).map(String::as_str)
     }
 
     /// Whether events were sequenced under another epoch than this one.

@@ -53,7 +53,7 @@ pub struct Task {
     pub wants_flush: bool,
     /// Committed bookkeeping that the store does not have yet.
     pub unflushed_bookkeeping: Option<Bytes>,
-    /// The done-set as the log has it, if that has runs.
+    /// Position and done-set as this incarnation has written them last.
     written: Option<(i64, Vec<u64>)>,
 }
 
@@ -61,7 +61,6 @@ impl Task {
     /// Work goes on at `position` with what `done` says is complete beyond it.
     pub fn new(partition: i32, incarnation: u64, store: Arc<Store>, done: DoneSet) -> Task {
         let position = done.low();
-        let written = runs(&done);
         Task {
             partition,
             incarnation,
@@ -76,7 +75,7 @@ impl Task {
             closing: false,
             wants_flush: false,
             unflushed_bookkeeping: None,
-            written,
+            written: None,
         }
     }
 
@@ -110,20 +109,15 @@ impl Task {
         self.touched = true;
     }
 
-    /// The bookkeeping to write with the next commit: the done-set when it changed since it was written
-    /// (protocol P9).
+    /// The bookkeeping to write with the next commit: position and done-set, when they changed since they were
+    /// written (protocol P9). Every commit that moves the position has it, so that nothing runs twice when the group's
+    /// own positions have expired (protocol P23); beside a commit's entries it is one small record of a partition.
     pub fn bookkeeping(&mut self) -> Option<Bytes> {
-        let runs = runs(&self.done);
-        if runs == self.written {
+        let now = (self.done.low(), self.done.encode());
+        if self.written.as_ref() == Some(&now) {
             return None;
         }
-        self.written = runs;
-        let (base, runs) = self.written.as_ref().map_or((self.done.low(), &[][..]), |(base, runs)| (*base, runs));
-        Some(bookkeeping::encode(self.done.low(), base, runs))
+        let (low, runs) = self.written.insert(now);
+        Some(bookkeeping::encode(*low, *low, runs))
     }
-}
-
-/// With the offset that they are counted from: equal runs at another place are another set.
-fn runs(done: &DoneSet) -> Option<(i64, Vec<u64>)> {
-    (done.runs() > 0).then(|| (done.low(), done.encode()))
 }

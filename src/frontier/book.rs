@@ -76,6 +76,8 @@ pub struct Book {
     pub(super) came: Runs,
     /// The last word about each source partition.
     pub(super) positions: BTreeMap<(String, i32), proto::SourcePosition>,
+    /// The ids of the application's own topics, by name.
+    pub(super) topic_ids: BTreeMap<String, String>,
     /// Since when sequences up to here were known, in milliseconds since 1970.
     pub(super) times: Times,
     pub(super) uncounted: bool,
@@ -108,6 +110,8 @@ impl Book {
             }
         }
         progress.source_positions.iter().for_each(|at| self.received(at, at_ms));
+        let topics = progress.topics.iter();
+        self.topic_ids.extend(topics.map(|topic| (topic.topic.clone(), topic.topic_id.clone())));
         self.times.forget_below(self.originals.first());
         if self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered) {
             self.came = Runs::default();

@@ -43,6 +43,8 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     };
     let mut parts = parts.parts;
     parts[0].epochs = book.epochs.iter().map(epoch).collect();
+    let topic = |(name, id): (&String, &String)| proto::TopicId { topic: name.clone(), topic_id: id.clone() };
+    parts[0].topics = book.topic_ids.iter().map(topic).collect();
     parts[0].source_positions = book.positions.values().cloned().collect();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
     let count = parts.len() as u32;
@@ -112,6 +114,8 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         for at in &part.source_positions {
             book.positions.insert((at.topic.clone(), at.partition), at.clone());
         }
+        let topics = part.topics.iter();
+        book.topic_ids.extend(topics.map(|topic| (topic.topic.clone(), topic.topic_id.clone())));
         for [end, at_ms] in part.times.as_chunks::<2>().0 {
             book.times.note(*end, i64::try_from(*at_ms).unwrap_or(i64::MAX));
         }

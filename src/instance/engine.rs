@@ -63,6 +63,15 @@ pub enum Input {
     Finished(Finished),
     /// The transaction under way is decided.
     Ended(Ended),
+    /// A partition is claimed.
+    Claimed {
+        /// Which one.
+        of: TopicPartition,
+        /// The epoch under which it was asked for.
+        epoch: u64,
+        /// Its committed position.
+        position: i64,
+    },
     /// A partition is claimed and, if it is a task's, restored.
     Opened {
         /// Which one.
@@ -242,6 +251,7 @@ impl<C: Calls> Engine<C> {
             Input::Member(event) => self.member_event(event),
             Input::Finished(finished) => self.finished(finished, now),
             Input::Ended(ended) => self.ended(ended, now),
+            Input::Claimed { of, epoch, position } => self.claimed(&of, epoch, position),
             Input::Opened { of, epoch, opened } => self.opened(of, epoch, opened),
             Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result),
             Input::Remaining(partition, records) => self.remaining(partition, records),

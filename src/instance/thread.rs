@@ -75,7 +75,7 @@ impl EngineThread {
             if is_told.replace(why.is_some()) || why.is_some() {
                 let why = why.map(|error| match wanted.explained(ask.as_ref(), error) {
                     LogError::Unauthorized(why) => why,
-                    error => format!("no new producer yet: {error}"),
+                    error => format!("nothing can be committed: {error}"),
                 });
                 drop(told.send(Input::Trouble("commit".into(), why)));
             }
@@ -383,6 +383,9 @@ impl Surroundings {
                     return;
                 }
             };
+            for ((of, epoch), position) in partitions.iter().cloned().zip(positions.iter().copied()) {
+                let _ = inputs.send(Input::Claimed { of, epoch, position });
+            }
             let (tasks, sources): (Vec<_>, Vec<_>) = partitions
                 .iter()
                 .cloned()

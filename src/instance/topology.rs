@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::keeping::{self, Kept};
 use crate::config::{Config, LogKind, StampSource};
 use crate::log::whole::Until;
 use crate::log::{Join, Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
@@ -160,6 +161,14 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
     }
     let (source_ids, source_partitions) = check_sources(config, &topics.sources, found_sources)?;
     let found = described(&names)?;
+    let progress = TopicPartition::new(&topics.progress, 0);
+    let is_there = names.iter().zip(&found).any(|(name, found)| **name == *topics.progress && found.is_some());
+    let read = || History::read(log, &progress, Until::Stable).map_err(|error| wanted.explained(log, error));
+    // Before what is missing is made anew.
+    let history = is_there.then(read).transpose()?;
+    if let Some(history) = &history {
+        Kept::of(topics, &names, &found).check(history)?;
+    }
     let missing: Vec<_> =
         internal.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(topic, _)| topic.clone()).collect();
     if !missing.is_empty() {
@@ -173,10 +182,14 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
         check_internal(wanted, found)?;
     }
     wanted.check(log)?;
-    let progress = TopicPartition::new(&topics.progress, 0);
-    History::read(log, &progress, Until::Stable)?
-        .allows(&config.source, &source_ids)
-        .map_err(|broken| TopologyError::Misconfigured(broken.to_string()))?;
+    let history = history.map_or_else(read, Ok)?;
+    history.allows(&config.source, &source_ids).map_err(|broken| TopologyError::Misconfigured(broken.to_string()))?;
+    if history.is_empty() {
+        let tasks = (0..config.processing.partitions).map(|at| TopicPartition::new(&topics.repartition, at));
+        let all: Vec<_> = tasks.chain(source_partitions.iter().cloned()).collect();
+        keeping::check_empty(log, &config.application.id, topics, &all)?;
+    }
+    Kept::of(topics, &names, &found).tell(log, &history)?;
     let changelog = found[1].as_ref().expect("checked above");
     Ok(Topology {
         source_ids,

@@ -1,5 +1,6 @@
 //! Tests of everything that needs no Kafka, in one binary.
 
+mod books;
 mod cli;
 mod codec;
 mod configuration;

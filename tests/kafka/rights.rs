@@ -163,6 +163,51 @@ fn a_right_that_is_taken_away_is_named_and_nothing_is_lost() {
     assert_eq!(instance.terminate(), Some(0), "{}", app.logs());
 }
 
+/// Without transactions: what is acknowledged is not appended again while the rest is not allowed.
+#[test]
+fn c9_no_child_multiplies_while_one_topic_may_not_be_written() {
+    let (mut app, user) = nobody("denied");
+    app.arguments.extend(["--set".into(), "processing.guarantee=at_least_once".into()]);
+    create(&app);
+    let write = |topic: &str| right("Write", "topic", topic, false);
+    let topics = &app.topics;
+    let denied = write(&topics.dead_letter);
+    let mut rights = least(&app);
+    rights.retain(|right| right.operation != "Write");
+    let all = [&topics.repartition, &topics.changelog, &topics.progress, &topics.dead_letter];
+    rights.extend(all.map(|topic| write(topic)));
+    secured().acls.grant(&user.name, &rights);
+    let instance = app.start("one");
+    app.until("it owns all", || instance.owns() == 6);
+    secured().acls.revoke(&user.name, std::slice::from_ref(&denied));
+    // In one commit: a record that goes to the dead letters, and children.
+    let event = |key: &str, payload: &str| {
+        kit::record(key, &format!(r#"{{"key":"{key}","action":"ADD","payload":{payload}}}"#))
+    };
+    let child = r#"{"key":"child","action":"ADD","payload":{"value":"c"}}"#;
+    let mut records: Vec<_> =
+        (0..20).map(|n| event(&format!("k{n}"), &format!(r#"{{"value":"v","spawn":[{child}]}}"#))).collect();
+    records.insert(10, event("bad", "\"no script\""));
+    let to = TopicPartition::new(&app.source, 0);
+    app.log.append(Append { to, records }).expect("appended");
+    let name = name(&denied);
+    app.until(&format!("/readyz names {name}"), || instance.trouble().contains(&name));
+    // Several tries go by.
+    let begun = Instant::now();
+    app.until("time passes", || begun.elapsed() > Duration::from_secs(5));
+    secured().acls.grant(&user.name, std::slice::from_ref(&denied));
+    app.until("it is ready", || instance.ready());
+    let tasks = app.partitions(&topics.repartition);
+    let appended = || tasks.iter().map(|of| app.log.watermarks(of).map_or(0, |ends| ends.high)).sum::<i64>();
+    app.until("all is done", || {
+        let committed = app.log.committed(&app.id, &tasks, false).unwrap_or_default();
+        let done: i64 = committed.iter().flatten().map(|committed| committed.position).sum();
+        done >= 41 && done == appended()
+    });
+    assert_eq!(appended(), 41, "each event and each child stands once:\n{}", app.logs());
+    assert_eq!(instance.terminate(), Some(0), "{}", app.logs());
+}
+
 /// A call that is not allowed is told as such, with the right that it lacks.
 #[track_caller]
 fn denied<T>(call: Result<T, LogError>, name: &str) {

@@ -25,6 +25,13 @@ const PAUSE: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 /// An engine that has processed everything and owns all.
 pub fn at_rest(stamp: StampSource) -> World {
+    let mut world = joined(stamp);
+    world.run(&[], 0, 1);
+    world
+}
+
+/// An engine that has joined and heard nothing yet.
+pub fn joined(stamp: StampSource) -> World {
     clock::simulate(true);
     let mut rng = Rng::with_seed(7);
     let mut config = Config::default();
@@ -45,7 +52,6 @@ pub fn at_rest(stamp: StampSource) -> World {
     let mut world = World::new(plan, workload, folder, log, rng);
     let folder = world.free_folder();
     world.join(folder);
-    world.run(&[], 0, 1);
     world
 }
 

@@ -85,13 +85,14 @@ struct FaultyAppender {
 }
 
 impl Appender for FaultyAppender {
-    /// What fails has appended nothing, all, or some first records of each partition.
-    fn append(&mut self, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
-        let appends: Vec<Append> = appends.iter().map(by_key).collect();
-        let part = match self.faults.draw() {
-            None => return self.inner.append(&appends, give_up),
+    /// What fails has appended nothing, all, or some first records of each partition. It is refused and tried again, or
+    /// given up.
+    fn append(&mut self, appends: &mut Vec<Append>, give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+        appends.iter_mut().for_each(|append| *append = by_key(append));
+        let mut part = match self.faults.draw() {
+            None => return self.inner.append(appends, give_up),
             Some(0) => Vec::new(),
-            Some(1) => appends,
+            Some(1) => appends.to_vec(),
             Some(_) => {
                 let mut rng = self.faults.rng.lock().unwrap();
                 let some = |append: &Append| {
@@ -101,7 +102,15 @@ impl Appender for FaultyAppender {
                 appends.iter().map(some).filter(|append| !append.records.is_empty()).collect()
             }
         };
-        self.inner.append(&part, give_up)?;
+        let counts: Vec<_> = part.iter().map(|append| (append.to.clone(), append.records.len())).collect();
+        self.inner.append(&mut part, give_up)?;
+        if self.faults.rng.lock().unwrap().u32(..4) > 0 {
+            return Err(LogError::Migrated("by chance".into()));
+        }
+        for (to, count) in counts {
+            appends.iter_mut().filter(|append| append.to == to).for_each(|append| drop(append.records.drain(..count)));
+        }
+        appends.retain(|append| !append.records.is_empty());
         Err(LogError::Refused("by chance".into()))
     }
 }

@@ -37,8 +37,14 @@ const CALM: Kind = Kind {
     guarantee: Guarantee::ExactlyOnce,
 };
 
-const CRASHES: &[Fault] =
-    &[Fault::Crash, Fault::Crash, Fault::CrashAndWipe, Fault::CrashAndGoBack, Fault::CrashAndGoBack];
+const CRASHES: &[Fault] = &[
+    Fault::Crash,
+    Fault::Crash,
+    Fault::CrashAndWipe,
+    Fault::CrashAndForget,
+    Fault::CrashAndGoBack,
+    Fault::CrashAndGoBack,
+];
 
 const MOVES: &[Fault] = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
 
@@ -51,7 +57,8 @@ pub static KINDS: &[Kind] = &[
     CALM,
     // E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
     Kind { name: "commits", seeds: 50, bad_commits: 8, ..CALM },
-    // E2, O2, R1, Z1, A2: the process dies at any moment, and comes back with its stores, older ones, or none.
+    // E2, O2, R1, Z1, A2, P9, P23: the process dies at any moment, and comes back with its stores, older ones, or none,
+    // with its positions or without.
     Kind { name: "crashes", seeds: 50, faults: CRASHES, bad_commits: 5, ..CALM },
     // G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
     Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, nodes: 2, ..CALM },

@@ -279,6 +279,7 @@ impl Node {
                 let reads = partitions.iter().any(|(of, _)| &*of.topic != repartition);
                 let next_sequence = if reads { self.opener.next_sequence(&|| false).unwrap() } else { None };
                 for ((of, epoch), position) in partitions.into_iter().zip(positions) {
+                    self.opened.push_back(Input::Claimed { of: of.clone(), epoch, position });
                     if &*of.topic == repartition {
                         self.restores.push_back((of, epoch, position));
                     } else {

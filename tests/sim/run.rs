@@ -160,8 +160,13 @@ fn play(kind: &Kind, seed: u64) {
     check::events(&world);
     check::dead_letters(&world);
     check::progress(&world);
-    // Again on the same folders: nothing runs twice, only the tail is restored.
-    world.crash(|_| {});
+    // Again on the same folders: nothing runs twice, only the tail is restored; of two seeds one has no positions of
+    // the group any more (P9, P23).
+    world.crash(|world| {
+        if seed.is_multiple_of(2) {
+            world.forget()
+        }
+    });
     world.run(&[], 0, 1);
     check::lookups(&mut world);
     check::stores(&mut world);

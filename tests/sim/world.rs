@@ -35,6 +35,8 @@ pub enum Fault {
     CrashAndWipe,
     /// It starts again with the stores as they were on the disk some time ago.
     CrashAndGoBack,
+    /// It starts again after the group's positions have expired.
+    CrashAndForget,
     /// One of the engines dies, its last transaction perhaps on its way; another takes its place.
     KillOne,
     /// A member is expelled: its partitions are lost, and it joins anew.
@@ -410,6 +412,7 @@ impl World {
                 true => self.copy(place),
                 false => self.crash(World::go_back),
             },
+            Fault::CrashAndForget => self.crash(World::forget),
             Fault::KillOne => self.kill(place),
             Fault::Expel => {
                 let group = &self.plan.config.application.id;
@@ -481,6 +484,12 @@ impl World {
             let _ = std::fs::rename(copy, &folder);
             world.checkpoints.retain(|(of, _), _| *of != folder);
         }
+    }
+
+    /// The group's positions expire, which they do while it has no member (protocol P23).
+    pub fn forget(&mut self) {
+        let log = open_log(self.folder.path(), &self.faults);
+        log.delete_group(&self.plan.config.application.id).unwrap();
     }
 
     pub fn describe(&self) -> String {

@@ -8,6 +8,8 @@
 //!     entry never lands behind a newer one of its key.
 //! C8: nothing is appended once the loss of partitions was told. An owner that is frozen and has not heard of
 //!     it may still append when it wakes up: nothing fences it, which is what this guarantee does not promise.
+//! C9: within one commit nothing is appended again that is acknowledged: while something of it is refused (a right
+//!     that is missing, a record above the topic's limit) the commit waits with the rest, and no child multiplies.
 
 use std::time::Duration;
 
@@ -18,7 +20,8 @@ use crate::log::{
 };
 use crate::proto;
 
-/// Between two tries to commit positions while the group is between two generations.
+/// Between two tries to commit positions while the group is between two generations; and before the first try again
+/// of what was refused.
 const SOON: Duration = Duration::from_millis(20);
 
 /// Carries commits out by acknowledgements, on a thread of its own.
@@ -46,19 +49,21 @@ impl Committer for Acknowledged {
             stages.first.push(self.uncounted());
         }
         let give_up = || stop() || self.setup.current.losses() != losses;
-        let mut append = |appends: &[Append]| {
-            if give_up() {
-                return Err(LogError::Migrated("partitions were lost".into()));
-            }
-            // Nothing of it is wrong: it waits here until it is let in. A revoke does not wait with it.
+        // The rest waits here until it is let in (C9). A revoke does not wait with it.
+        let mut append = |mut appends: Vec<Append>| {
+            let mut pause = SOON;
             loop {
-                match self.appender.append(appends, &give_up) {
-                    Err(error @ LogError::Unauthorized(_)) if !give_up() && !self.setup.current.is_revoking() => {
-                        (self.setup.report)(Some(error));
-                        clock::sleep(DENIED);
-                    }
-                    appended => return appended,
+                if give_up() {
+                    return Err(LogError::Migrated("partitions were lost".into()));
                 }
+                match self.appender.append(&mut appends, &give_up) {
+                    Ok(()) => return Ok(()),
+                    Err(error @ LogError::Migrated(_)) => return Err(error),
+                    Err(error) if self.setup.current.is_revoking() => return Err(error),
+                    Err(error) => (self.setup.report)(Some(error)),
+                }
+                clock::sleep(pause);
+                pause = DENIED.min(2 * pause);
             }
         };
         // 1. Children, sequenced events, dead letters. After a crash from here on their events are delivered
@@ -67,7 +72,7 @@ impl Committer for Acknowledged {
         //    and its children are there.
         // 3. The done-set and how far the sources are sequenced (C6). After a crash from here on what they say
         //    is done does not run again; the rest does, from the committed positions on.
-        let appended = append(&stages.first).and_then(|()| append(&stages.entries)).and_then(|()| append(&stages.done));
+        let appended = append(stages.first).and_then(|()| append(stages.entries)).and_then(|()| append(stages.done));
         // 4. The committed positions (C6). After a crash from here on nothing of this runs again; the local
         //    store takes the entries from the changelog.
         let committed = appended.and_then(|()| self.commit_positions(&offsets, membership, losses, &give_up));
@@ -180,23 +185,32 @@ mod tests {
     struct Notes {
         calls: Mutex<Vec<String>>,
         fails_at: usize,
+        /// Each partition is refused once, after all others of the call were acknowledged.
+        refuses: bool,
+        refused: Mutex<Vec<String>>,
     }
 
     impl Notes {
         fn call(&self, what: String) -> Result<(), LogError> {
             let mut calls = self.calls.lock().unwrap();
             calls.push(what);
-            if calls.len() > self.fails_at { Err(LogError::Refused("by the test".into())) } else { Ok(()) }
+            if calls.len() > self.fails_at { Err(LogError::Migrated("by the test".into())) } else { Ok(()) }
         }
     }
 
     struct Noting(Arc<Notes>);
 
     impl Appender for Noting {
-        fn append(&mut self, appends: &[Append], _give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+        fn append(&mut self, appends: &mut Vec<Append>, _give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
             let mut names: Vec<_> = appends.iter().map(|append| append.to.to_string()).collect();
             names.sort();
-            self.0.call(names.join(" "))
+            self.0.call(names.join(" "))?;
+            let mut refused = self.0.refused.lock().unwrap();
+            let next = names.into_iter().find(|name| self.0.refuses && !refused.contains(name));
+            appends.retain(|append| next.as_ref() == Some(&append.to.to_string()));
+            let Some(next) = next else { return Ok(()) };
+            refused.push(next);
+            Err(LogError::Refused("by the test".into()))
         }
     }
 
@@ -235,7 +249,11 @@ mod tests {
 
     /// The calls of a commit that fails at call number `fails_at`, and whether it is committed.
     fn carried_out(fails_at: usize, losses: u64) -> (Vec<String>, bool) {
-        let notes = Arc::new(Notes { calls: Mutex::default(), fails_at });
+        carry_out(Notes { calls: Mutex::default(), fails_at, refuses: false, refused: Mutex::default() }, losses)
+    }
+
+    fn carry_out(notes: Notes, losses: u64) -> (Vec<String>, bool) {
+        let notes = Arc::new(notes);
         let folder = tempfile::tempdir().unwrap();
         let log: Arc<dyn Log> =
             Arc::new(crate::log::embedded::EmbeddedLog::open(folder.path(), Default::default()).unwrap());
@@ -268,6 +286,24 @@ mod tests {
         for fails_at in 0..4 {
             assert_eq!(carried_out(fails_at, 0), (stages[..=fails_at].iter().map(|s| s.to_string()).collect(), false));
         }
+    }
+
+    /// C9: of what is refused only the rest is appended again.
+    #[test]
+    fn what_is_acknowledged_is_not_appended_again() {
+        let notes = Notes { calls: Mutex::default(), fails_at: 99, refuses: true, refused: Mutex::default() };
+        let (calls, committed) = carry_out(notes, 0);
+        let expected = [
+            // The first refuses one of the two, the second takes it.
+            "t-events-repartition-0 t-progress-0",
+            "t-events-repartition-0",
+            "t-state-changelog-0",
+            "t-state-changelog-0",
+            "t-progress-0 t-state-changelog-0",
+            "t-progress-0",
+            "positions of t-events-repartition-0",
+        ];
+        assert_eq!((calls, committed), (expected.map(String::from).to_vec(), true));
     }
 
     /// C8.

@@ -32,7 +32,7 @@ pub(super) struct Opening {
     /// The membership that the claim was asked under; `None` = to be asked.
     asked: Option<Membership>,
     pub(super) remaining: Option<i64>,
-    /// The position that this thread committed last, where the partition was at work here before.
+    /// The position that this thread committed last, where it has claimed the partition or had it at work before.
     held: Option<i64>,
 }
 
@@ -40,8 +40,9 @@ pub(super) struct Opening {
 #[derive(Debug)]
 pub(super) struct Revoking {
     pub(super) partitions: Vec<TopicPartition>,
-    /// Those of them whose work was dropped after an abort, with the positions last committed: they are
-    /// given back in good order all the same, or the next owner would fence this living producer.
+    /// Those of them that are claimed and not at work, or whose work was dropped after an abort, with the positions
+    /// last committed: they are given back in good order all the same, or the next owner would fence this living
+    /// producer.
     pub(super) dropped: Vec<(TopicPartition, i64)>,
     /// Transactions for it that were aborted.
     pub(super) aborts: u32,
@@ -97,6 +98,13 @@ impl<C: Calls> Engine<C> {
         }
         if !wanted.is_empty() {
             self.effects.push(Effect::Open(wanted, membership.clone()));
+        }
+    }
+
+    /// From here on the partition bears this thread's mark, so it is given back when it is revoked.
+    pub(super) fn claimed(&mut self, of: &TopicPartition, epoch: u64, position: i64) {
+        if let Some(opening) = self.opening.get_mut(of).filter(|opening| opening.epoch == epoch) {
+            opening.held = Some(position);
         }
     }
 

@@ -73,7 +73,7 @@ impl EmbeddedAppender {
 }
 
 impl Appender for EmbeddedAppender {
-    fn append(&mut self, appends: &[Append], _give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+    fn append(&mut self, appends: &mut Vec<Append>, _give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
         let encoded = appends.iter().map(|append| self.shared.encode(append, 0));
         let encoded: Vec<Encoded> = encoded.collect::<Result<_, _>>()?;
         if encoded.is_empty() {
@@ -84,7 +84,9 @@ impl Appender for EmbeddedAppender {
         for encoded in &encoded {
             staged.records(encoded);
         }
-        self.shared.carry_out(&core, staged)
+        self.shared.carry_out(&core, staged)?;
+        appends.clear();
+        Ok(())
     }
 }
 

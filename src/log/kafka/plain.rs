@@ -5,6 +5,7 @@
 //!     partitions are not its own any more, are records left to their fate: those on their way may still arrive.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,14 +61,19 @@ impl KafkaAppender {
         Ok(())
     }
 
-    fn run(&mut self, served: &Served, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
-        for append in appends {
+    fn run(&mut self, served: &Served, appends: &mut Vec<Append>, give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+        for append in appends.iter() {
             self.learn(served, &append.to, give_up)?;
         }
-        let refused = appends.iter().find_map(|append| {
-            let failure = enqueue(&served.client, append, &|| !give_up()).err()?;
-            Some(of_failure(&format!("produce to {}", append.to), &failure))
-        });
+        let (mut handed, mut refused) = (1..1, None);
+        for append in appends.iter() {
+            if let Err((done, failure)) = enqueue(&served.client, append, handed.end, &|| !give_up()) {
+                handed.end += done;
+                refused = Some(of_failure(&format!("produce to {}", append.to), &failure));
+                break;
+            }
+            handed.end += append.records.len();
+        }
         // Also what was handed over before a refusal is waited for (L5).
         while let Err(failure) = served.client.flush(STEP) {
             if !is_slow(&failure) {
@@ -77,6 +83,7 @@ impl KafkaAppender {
                 return Err(given_up(served));
             }
         }
+        take_out(appends, handed, served.refused_numbers());
         if let Some((code, record)) = served.failed_record() {
             let why = served.watch.explain(&record);
             return Err(if is_denial(code) { LogError::Unauthorized(why) } else { LogError::Refused(why) });
@@ -89,7 +96,7 @@ impl KafkaAppender {
 }
 
 impl Appender for KafkaAppender {
-    fn append(&mut self, appends: &[Append], give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
+    fn append(&mut self, appends: &mut Vec<Append>, give_up: &dyn Fn() -> bool) -> Result<(), LogError> {
         if appends.is_empty() {
             return Ok(());
         }
@@ -107,10 +114,51 @@ impl Appender for KafkaAppender {
     }
 }
 
+/// Takes out what is acknowledged: of each partition all in front of its first record that was refused or not handed
+/// over. The records are numbered through; `handed` are the numbers of those handed over.
+fn take_out(appends: &mut Vec<Append>, handed: Range<usize>, mut refused: Vec<usize>) {
+    refused.sort_unstable();
+    let mut number = handed.start;
+    for append in appends.iter_mut() {
+        let end = (number + append.records.len()).min(handed.end).max(number);
+        let first = refused.partition_point(|refused| *refused < number);
+        let acknowledged = refused.get(first).map_or(end, |refused| end.min(*refused)) - number;
+        number += append.records.len();
+        append.records.drain(..acknowledged);
+    }
+    appends.retain(|append| !append.records.is_empty());
+}
+
 fn is_slow(failure: &Failure) -> bool {
     failure.retriable || failure.code == Code::OperationTimedOut
 }
 
 fn given_up(served: &Served) -> LogError {
     LogError::Migrated(served.watch.explain("given up while records were on their way"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::NewRecord;
+
+    #[test]
+    fn what_is_left_begins_at_the_first_record_that_is_not_acknowledged() {
+        let left = |handed: Range<usize>, refused: &[usize]| {
+            let append = |partition, count| Append {
+                to: TopicPartition::new(&Arc::from("t"), partition),
+                records: vec![NewRecord::default(); count],
+            };
+            // Numbers 1 to 3, 4 and 5, 6.
+            let mut appends = vec![append(0, 3), append(1, 2), append(2, 1)];
+            take_out(&mut appends, handed, refused.to_vec());
+            appends.iter().map(|append| (append.to.partition, append.records.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(left(1..7, &[]), []);
+        assert_eq!(left(1..7, &[5, 4]), [(1, 2)]);
+        assert_eq!(left(1..7, &[2]), [(0, 2)], "order: what stands behind it is appended again");
+        assert_eq!(left(1..7, &[6, 3, 5]), [(0, 1), (1, 1), (2, 1)]);
+        assert_eq!(left(1..5, &[]), [(1, 1), (2, 1)]);
+        assert_eq!(left(1..3, &[1]), [(0, 3), (1, 2), (2, 1)]);
+    }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::admin;
 use super::errors::{of_failure, passing};
-use super::native::{Client, Code, Failure};
+use super::native::{Client, Code, Delivery, Failure};
 use super::rights::{self, Resource, is_denial};
 use super::settings::{self, KafkaOptions, Settings};
 use super::watch::Watch;
@@ -42,9 +42,31 @@ pub(super) struct Served {
     pub(super) client: Arc<Client>,
     pub(super) watch: Arc<Watch>,
     stop: Arc<AtomicBool>,
-    failed: Arc<Mutex<Option<(Code, String)>>>,
+    refused: Arc<Mutex<Refused>>,
     spoiled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Records that came back with an error.
+#[derive(Default)]
+struct Refused {
+    /// Why the first did.
+    first: Option<(Code, String)>,
+    /// The numbers under which they were handed over, where they had one.
+    numbers: Vec<usize>,
+}
+
+impl Refused {
+    fn take_note(&mut self, report: Delivery) {
+        if report.opaque != 0 {
+            self.numbers.push(report.opaque);
+        }
+        // What was given up with its handle has another cause.
+        if !matches!(report.code, Code::PurgeQueue | Code::PurgeInflight) {
+            let why = || (report.code, format!("a record to {}: {}", report.place, report.code));
+            self.first.get_or_insert_with(why);
+        }
+    }
 }
 
 impl Served {
@@ -52,27 +74,23 @@ impl Served {
         let watch = Arc::new(Watch::new(id));
         let client = Client::open(false, settings, Arc::clone(&watch), None).map_err(LogError::Fatal)?;
         let client = Arc::new(client);
-        let (stop, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Refused::default())));
         let spoiled = Arc::new(AtomicBool::new(false));
         let (served, stopped) = (Arc::clone(&client), Arc::clone(&stop));
-        let (failures, spoils) = (Arc::clone(&failed), Arc::clone(&spoiled));
+        let (notes, spoils) = (Arc::clone(&refused), Arc::clone(&spoiled));
         let serve = move || {
             while !stopped.load(Ordering::SeqCst) {
                 served.serve(Duration::from_millis(200), &mut |report| {
-                    let purged = matches!(report.code, Code::PurgeQueue | Code::PurgeInflight);
-                    spoils.fetch_or(report.code != Code::NoError, Ordering::SeqCst);
-                    if report.code != Code::NoError && !purged {
-                        let mut first = failures.lock().unwrap_or_else(PoisonError::into_inner);
-                        first.get_or_insert_with(|| {
-                            (report.code, format!("a record to {}: {}", report.place, report.code))
-                        });
+                    if report.code != Code::NoError {
+                        spoils.store(true, Ordering::SeqCst);
+                        notes.lock().unwrap_or_else(PoisonError::into_inner).take_note(report);
                     }
                 });
             }
         };
         let thread = std::thread::Builder::new().name(format!("reports-{id}")).spawn(serve);
         let thread = thread.map_err(|error| LogError::Retriable(format!("no thread for delivery reports: {error}")))?;
-        Ok(Served { client, watch, stop, failed, spoiled, thread: Some(thread) })
+        Ok(Served { client, watch, stop, refused, spoiled, thread: Some(thread) })
     }
 
     fn init(&self, id: &str, prefix: &str, deadline: Instant) -> Result<(), LogError> {
@@ -99,7 +117,12 @@ impl Served {
 
     /// The first record that was refused since the last call.
     pub(super) fn failed_record(&self) -> Option<(Code, String)> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).first.take()
+    }
+
+    /// The numbers of all records that were refused since the last call.
+    pub(super) fn refused_numbers(&self) -> Vec<usize> {
+        std::mem::take(&mut self.refused.lock().unwrap_or_else(PoisonError::into_inner).numbers)
     }
 
     /// Certainly not committed, and the handle is of no more use; where that is for a missing right a new one is made
@@ -185,7 +208,7 @@ impl KafkaProducer {
             });
         }
         for append in &transaction.appends {
-            if let Err(failure) = enqueue(&served.client, append, &|| clock::now() < deadline) {
+            if let Err((_, failure)) = enqueue(&served.client, append, 0, &|| clock::now() < deadline) {
                 return Err(self.abort(served, &format!("produce to {}", append.to), &failure));
             }
         }
@@ -329,17 +352,25 @@ fn not_committed(failure: &Failure, why: String) -> CommitError {
 }
 
 /// Hands records over in their order, by batches where they have no headers; waits while the queue is full and
-/// `wait` says so.
-pub(super) fn enqueue(client: &Client, append: &Append, wait: &dyn Fn() -> bool) -> Result<(), Failure> {
+/// `wait` says so. A record that is refused is told by `number` plus its place; with 0 it has none. On error tells how
+/// many were handed over.
+pub(super) fn enqueue(
+    client: &Client,
+    append: &Append,
+    number: usize,
+    wait: &dyn Fn() -> bool,
+) -> Result<(), (usize, Failure)> {
     let mut rest: &[NewRecord] = &append.records;
+    let handed = |rest: &[NewRecord]| append.records.len() - rest.len();
     while let Some(first) = rest.first() {
         let run = rest.iter().take(BATCH).take_while(|record| record.headers.is_empty()).count();
+        let opaque = if number == 0 { 0 } else { number + handed(rest) };
         let (done, result) = match run {
-            0 => match client.produce_with_headers(&append.to, first, 0) {
+            0 => match client.produce_with_headers(&append.to, first, opaque) {
                 Ok(()) => (1, Ok(())),
                 Err(failure) => (0, Err(failure)),
             },
-            run => match client.produce(&append.to, &rest[..run], 0) {
+            run => match client.produce(&append.to, &rest[..run], opaque) {
                 Ok(()) => (run, Ok(())),
                 Err((done, failure)) => (done, Err(failure)),
             },
@@ -347,7 +378,7 @@ pub(super) fn enqueue(client: &Client, append: &Append, wait: &dyn Fn() -> bool)
         rest = &rest[done..];
         match result {
             Err(failure) if failure.code == Code::QueueFull && wait() => std::thread::sleep(Duration::from_millis(2)),
-            other => other?,
+            other => other.map_err(|failure| (handed(rest), failure))?,
         }
     }
     Ok(())
