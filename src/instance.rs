@@ -11,6 +11,7 @@ pub mod judging;
 mod lookup;
 mod measured;
 pub mod opening;
+mod pace;
 mod sending;
 mod thread;
 mod threads;
@@ -37,6 +38,7 @@ use calls::RuntimeCalls;
 use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
+use pace::Pace;
 use thread::{Beginning, EngineThread};
 use threads::{Threads, share};
 use topology::{Topology, TopologyError};
@@ -84,6 +86,7 @@ struct Shared {
     /// What the engine threads said last of themselves, together.
     thread_status: Mutex<Option<ThreadStatus>>,
     measured: Mutex<Measured>,
+    pace: Mutex<Pace>,
     /// The largest record that the source topic takes, and when that was read.
     largest: Mutex<Option<(i64, Instant)>>,
     stopping: AtomicBool,
@@ -119,6 +122,7 @@ impl Instance {
             waiting_for: Mutex::new(Some("the log".into())),
             thread_status: Mutex::new(None),
             measured: Mutex::default(),
+            pace: Mutex::default(),
             largest: Mutex::default(),
             stopping: AtomicBool::new(false),
             failed,
@@ -162,6 +166,7 @@ impl Instance {
             task.lag = measured.lag(task);
         }
         status.buffered_bytes = thread.buffered_bytes;
+        status.restores = thread.restores;
         status
     }
 
@@ -302,7 +307,8 @@ impl Starter {
         let look = || {
             let asked = locked(&shared.engine).as_ref()?.ask(Question::Status);
             let answers = asked.into_iter().map(|answer| answer.blocking_recv().ok()).collect::<Option<Vec<_>>>()?;
-            let status = threads::together(answers)?;
+            let mut status = threads::together(answers)?;
+            status.restores = locked(&shared.pace).look(&status.tasks, clock::now());
             *locked(&shared.thread_status) = Some(status.clone());
             locked(&shared.measured).totals(status.totals, clock::now());
             Some(status)
