@@ -8,7 +8,7 @@ CARGO_FLAGS := --release --locked
 BENCH_ARGS ?=
 FLOOR_ARGS ?=
 
-.PHONY: help demo build test simulate lint bench fuzz clean-data
+.PHONY: help demo build test simulate lint bench bench-restore fuzz clean-data
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -39,6 +39,13 @@ bench: ## the built-in load, then the floor program on a Kafka of its own
 	cargo run $(CARGO_FLAGS) -- bench $(BENCH_ARGS)
 	cargo bench --locked --bench floor --profile release --no-run
 	benches/with-kafka.sh cargo bench --locked --bench floor --profile release -- --bootstrap @BOOTSTRAP@ $(FLOOR_ARGS)
+
+bench-restore: ## how long an instance without local state takes to have it, on a Kafka of its own
+	@scripts/install-deps.sh test
+	cargo build $(CARGO_FLAGS)
+	for keys in 3000000 9000000; do \
+	    benches/with-kafka.sh $(CARGO_TARGET_DIR)/release/tidegate bench --restore --keys $$keys --payload 100 \
+	        -b @BOOTSTRAP@ || exit 1; done
 
 fuzz: ## fuzz everything that reads bytes from outside, FUZZ_SECONDS=120 for each target
 	@scripts/install-deps.sh demo

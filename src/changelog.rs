@@ -78,6 +78,9 @@ pub fn read<E: From<ReadError>>(
     mut take: impl FnMut(Vec<Change>, i64) -> Result<(), E>,
 ) -> Result<i64, E> {
     let failed = |error: LogError| E::from(ReadError::Log(error));
+    if position >= end {
+        return Ok(position);
+    }
     let mut reader = log.reader(of, position, Isolation::ReadCommitted, false).map_err(failed)?;
     while reader.position() < end {
         let records = reader.next(POLL).map_err(failed)?;

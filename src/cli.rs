@@ -11,6 +11,7 @@ mod open;
 mod options;
 mod output;
 mod reset;
+mod restoring;
 mod run;
 mod screen;
 mod send;

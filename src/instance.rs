@@ -13,6 +13,7 @@ mod lookup;
 mod measured;
 mod observer;
 pub mod opening;
+mod pace;
 mod sending;
 pub mod settling;
 mod thread;
@@ -41,6 +42,7 @@ use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
 use measured::Measured;
 use observer::{Observer, Reading, SNAPSHOT_EVERY};
+use pace::Pace;
 use thread::{Beginning, EngineThread};
 use threads::{Threads, share};
 use topology::{Topology, TopologyError};
@@ -90,6 +92,7 @@ struct Shared {
     measured: Mutex<Measured>,
     /// What is settled.
     observer: Observer,
+    pace: Mutex<Pace>,
     /// The largest record that the source topic takes, and when that was read.
     largest: Mutex<Option<(i64, Instant)>>,
     stopping: AtomicBool,
@@ -126,6 +129,7 @@ impl Instance {
             thread_status: Mutex::new(None),
             measured: Mutex::default(),
             observer: Observer::default(),
+            pace: Mutex::default(),
             largest: Mutex::default(),
             stopping: AtomicBool::new(false),
             failed,
@@ -169,6 +173,7 @@ impl Instance {
             task.lag = measured.lag(task);
         }
         status.buffered_bytes = thread.buffered_bytes;
+        status.restores = thread.restores;
         status
     }
 
@@ -341,7 +346,8 @@ impl Starter {
         let look = || {
             let asked = locked(&shared.engine).as_ref()?.ask(Question::Status);
             let answers = asked.into_iter().map(|answer| answer.blocking_recv().ok()).collect::<Option<Vec<_>>>()?;
-            let status = threads::together(answers)?;
+            let mut status = threads::together(answers)?;
+            status.restores = locked(&shared.pace).look(&status.tasks, clock::now());
             *locked(&shared.thread_status) = Some(status.clone());
             locked(&shared.measured).totals(status.totals, clock::now());
             Some(status)

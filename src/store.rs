@@ -1,25 +1,35 @@
 //! Step 8 of 8: the store takes what is committed, in one batch with its place in the changelog.
 //!
-//! R1: data and checkpoint are written in one batch of one column family, so a crash, which loses the
-//!     newest writes (there is no write-ahead log), leaves a correct prefix of the changelog (protocol P11).
+//! R1: data and checkpoint are written in one batch of one column family, so what a crash leaves is a correct prefix of
+//!     the changelog (protocol P11). The write-ahead log is not synced: a process that is killed loses nothing that was
+//!     written, a machine that stops loses the newest writes.
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
-//! R4 is in `lease.rs`.
+//! R4 is in `lease.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in `turns.rs`.
 
+pub mod bulk;
 mod lease;
 pub mod schema;
+mod turns;
 
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBRecoveryMode, Direction, IngestExternalFileOptions, IteratorMode, Options,
+    WriteBatch, WriteBufferManager,
 };
 
 use crate::entry::Entry;
+use bulk::Bulk;
 use lease::{Lease, Leases};
 use schema::{Checkpoint, Identity};
+pub use turns::Turn;
+use turns::Turns;
+
+/// Stores that are filled at the same time, where the machine has as many cores.
+const FILLED: usize = 8;
 
 /// Why a store cannot be used. Each kind says what the caller does.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +52,9 @@ pub struct Stores {
     cache: Cache,
     buffers: WriteBufferManager,
     leases: Leases,
+    turns: Turns,
+    /// What one fill may sort in, in bytes.
+    sorting: usize,
 }
 
 impl std::fmt::Debug for Stores {
@@ -53,9 +66,28 @@ impl std::fmt::Debug for Stores {
 impl Stores {
     /// Stores below `folder` with a cache and with write buffers of the given bytes.
     pub fn new(folder: PathBuf, cache: usize, buffers: usize) -> Stores {
-        // Never stalling: a full budget makes memtables flush early, it does not block writers.
-        let buffers = WriteBufferManager::new_write_buffer_manager(buffers.max(1 << 20), false);
-        Stores { folder, cache: Cache::new_lru_cache(cache.max(1 << 20)), buffers, leases: Leases::default() }
+        let buffers = buffers.max(1 << 20);
+        let places = std::thread::available_parallelism().map_or(1, usize::from).min(FILLED);
+        Stores {
+            folder,
+            cache: Cache::new_lru_cache(cache.max(1 << 20)),
+            // Never stalling: a full budget makes memtables flush early, it does not block writers.
+            buffers: WriteBufferManager::new_write_buffer_manager(buffers, false),
+            leases: Leases::default(),
+            turns: Turns::new(places),
+            // Stores that are filled do not use the write buffers.
+            sorting: (buffers / places).min(1 << 30),
+        }
+    }
+
+    /// Waits for the turn to work on a store, the shortest work first; `None` when it is no longer `wanted`.
+    pub fn turn(&self, length: u64, wanted: impl Fn() -> bool) -> Option<Turn> {
+        self.turns.take(length, wanted)
+    }
+
+    /// The fast way into a store that holds nothing yet.
+    pub fn fill(&self, store: &Store, _turn: &Turn) -> Bulk {
+        Bulk::new(store.path.clone(), self.options(), self.sorting)
     }
 
     /// The store of a partition, empty when there is none of this identity; then the reason is told too.
@@ -102,7 +134,7 @@ impl Stores {
         self.folder.join(format!("partition-{partition}"))
     }
 
-    fn open_at(&self, path: &Path) -> Result<Store, StoreError> {
+    fn options(&self) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         table.set_bloom_filter(10.0, false);
@@ -119,11 +151,15 @@ impl Stores {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+        // What is behind the first damaged record of the write-ahead log counts as not written (R1).
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options
+    }
+
+    fn open_at(&self, path: &Path) -> Result<Store, StoreError> {
         std::fs::create_dir_all(path).map_err(|error| StoreError::Unavailable(path.to_owned(), error.to_string()))?;
-        let db = DB::open(&options, path).map_err(|error| classify(path, &error))?;
-        let mut write = WriteOptions::default();
-        write.disable_wal(true);
-        Ok(Store { db, path: path.to_owned(), write, _lease: None })
+        let db = DB::open(&self.options(), path).map_err(|error| classify(path, &error))?;
+        Ok(Store { db, path: path.to_owned(), _lease: None })
     }
 }
 
@@ -152,7 +188,6 @@ fn classify(path: &Path, error: &rocksdb::Error) -> StoreError {
 pub struct Store {
     db: DB,
     path: PathBuf,
-    write: WriteOptions,
     /// Behind `db`: given back once RocksDB has closed its files (R4).
     _lease: Option<Lease>,
 }
@@ -172,7 +207,7 @@ impl Store {
         let mut batch = WriteBatch::default();
         batch.put(schema::IDENTITY, schema::encode(identity));
         batch.put(schema::CHECKPOINT, schema::encode(&Checkpoint { position: 0, at_end_ms: i64::MAX }));
-        self.db.write_opt(batch, &self.write).map_err(|error| classify(&self.path, &error))?;
+        self.db.write(batch).map_err(|error| classify(&self.path, &error))?;
         Ok(self.leased(lease))
     }
 
@@ -222,11 +257,27 @@ impl Store {
                 None => batch.delete(schema::entry_key(key)),
             }
         }
+        self.write_batch(batch, bookkeeping, checkpoint)
+    }
+
+    fn write_batch(
+        &self,
+        mut batch: WriteBatch,
+        bookkeeping: Option<&Bytes>,
+        checkpoint: Checkpoint,
+    ) -> Result<(), StoreError> {
         if let Some(bookkeeping) = bookkeeping {
             batch.put(schema::BOOKKEEPING, bookkeeping);
         }
         batch.put(schema::CHECKPOINT, schema::encode(&checkpoint));
-        self.db.write_opt(batch, &self.write).map_err(|error| classify(&self.path, &error))
+        self.db.write(batch).map_err(|error| classify(&self.path, &error))
+    }
+
+    /// Takes whole files, all of them or none.
+    fn ingest(&self, files: Vec<PathBuf>) -> Result<(), StoreError> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, files).map_err(|error| classify(&self.path, &error))
     }
 
     /// Forces what is written onto the disk, for an orderly end.

@@ -34,8 +34,41 @@ pub struct Status {
     frontier: Option<Value>,
     /// Bytes read and not committed.
     buffered_bytes: usize,
+    /// What is being restored; null = nothing.
+    #[schema(required)]
+    restore: Option<Restore>,
     /// What is wrong, for people; empty = ready.
     troubles: Vec<String>,
+}
+
+/// The restores that are under way.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Restore {
+    /// Partitions that are not ready yet.
+    partitions: usize,
+    /// Changelog records read since the first of them began.
+    restored_records: i64,
+    /// Changelog records still to be read, of the partitions that have been looked at.
+    remaining_records: i64,
+    /// Changelog records read in a second, as of the last seconds; null where that is not known yet.
+    #[schema(required)]
+    records_per_second: Option<u64>,
+    /// How long it will take; null where that cannot be told.
+    #[schema(required)]
+    eta_seconds: Option<u64>,
+}
+
+impl Restore {
+    fn new(restores: view::Restores) -> Restore {
+        let view::Restores { partitions, restored, remaining, per_second, eta } = restores;
+        Restore {
+            partitions,
+            restored_records: restored,
+            remaining_records: remaining,
+            records_per_second: per_second,
+            eta_seconds: eta.map(|eta| eta.as_secs()),
+        }
+    }
 }
 
 /// What this instance is and how it is.
@@ -52,7 +85,8 @@ pub async fn status(State(front): State<Front>) -> Result<Json<Status>, ApiError
         Guarantee::AtLeastOnce => "at_least_once",
     };
     let frontier = instance.standing().frontier.map(sequence);
-    let view::Status { application, instance, state, partitions, troubles, buffered_bytes, .. } = instance.status();
+    let view::Status { application, instance, state, partitions, troubles, buffered_bytes, restores, .. } =
+        instance.status();
     let version = env!("CARGO_PKG_VERSION");
     Ok(Json(Status {
         application,
@@ -63,6 +97,7 @@ pub async fn status(State(front): State<Front>) -> Result<Json<Status>, ApiError
         partitions,
         frontier,
         buffered_bytes,
+        restore: restores.map(Restore::new),
         troubles,
     }))
 }

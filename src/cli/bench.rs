@@ -5,6 +5,7 @@
 //! include its start.
 
 mod load;
+mod restore;
 mod usage;
 
 use std::io::IsTerminal;
@@ -66,6 +67,9 @@ pub struct BenchOptions {
     /// Bytes of each event's payload, which is its value, too; at least 9.
     #[arg(long, default_value_t = 64)]
     payload: usize,
+    /// Measure a restore instead: --keys entries of --payload bytes stand in the changelog, the stores are empty.
+    #[arg(long)]
+    restore: bool,
     /// Leave out the check of the final state.
     #[arg(long)]
     no_check: bool,
@@ -74,7 +78,7 @@ pub struct BenchOptions {
 /// Runs the load and tells what it took.
 pub fn bench(options: &BenchOptions, doors: Router<Front>, output: Output) -> Result<(), CliError> {
     let mut config = options.config.load()?;
-    if !options.no_check {
+    if !options.no_check && !options.restore {
         verify::has_reference(&config)
             .map_err(|error| CliError::misused(error.to_string()).hint("--no-check leaves the comparison out"))?;
     }
@@ -109,6 +113,9 @@ fn carry_out(
     output: Output,
 ) -> Result<(), CliError> {
     let log = open::log(&config)?;
+    if options.restore {
+        return restore::bench(config, &log, load, !options.no_check, doors, output);
+    }
     fill(&*log, &config, &load)?;
     let handler: Arc<dyn DynHandler> = Arc::new(LoadHandler { load, work: options.work });
     let runtime = runtime()?;
@@ -148,12 +155,17 @@ fn is_quiescent(log: &dyn Log, config: &Config) -> Result<bool, CliError> {
     verify::is_quiescent(log, config).map_err(|error| CliError::failed(error.to_string()))
 }
 
-/// Appends the primary events.
-fn fill(log: &dyn Log, config: &Config, load: &Load) -> Result<(), CliError> {
+fn create_source(log: &dyn Log, config: &Config) -> Result<Arc<str>, CliError> {
     let topic: Arc<str> = Arc::from(config.source.topics[0].as_str());
     let settings = Vec::new();
     log.create(&[NewTopic { name: topic.to_string(), partitions: 1, replication_factor: None, settings }])
         .map_err(|error| CliError::failed(error.to_string()))?;
+    Ok(topic)
+}
+
+/// Appends the primary events.
+fn fill(log: &dyn Log, config: &Config, load: &Load) -> Result<(), CliError> {
+    let topic = create_source(log, config)?;
     let bar = bar(load.events, "filling the source");
     let mut next = 0;
     while next < load.events {

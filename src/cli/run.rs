@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::error::CliError;
 use super::open;
 use super::options::ConfigOptions;
+use super::restoring::{Bar, Lines};
 use crate::config::Config;
 use crate::handler::builtin;
 use crate::instance::view::Status;
@@ -99,7 +100,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 fn begin_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lines);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_target(false).with_ansi(stderr().is_terminal()).init(),
@@ -108,9 +109,10 @@ fn begin_logging(format: LogFormat) {
 
 /// One line per change of state, and one per trouble that comes or goes; never ends.
 async fn tell_changes(process: &Process) {
-    let mut last = Arc::new(Status::default());
+    let (mut last, mut bar) = (Arc::new(Status::default()), Bar::default());
     loop {
         let status = Arc::new(process.instance.status());
+        bar.show(status.restores.as_ref());
         if (status.state, &status.partitions) != (last.state, &last.partitions) {
             info!("{}: {} partitions {:?}", status.state, status.partitions.len(), status.partitions);
         }

@@ -173,7 +173,7 @@ impl View {
         }
         let per_second = |rate: Option<u64>| rate.map_or(String::new(), |rate| format!(" ({rate}/s)"));
         output::line(&format!(
-            "{:>7.1} s  {}  received {}{}  processed {}{}  in flight {}  waiting {}  lag {}",
+            "{:>7.1} s  {}  received {}{}  processed {}{}  in flight {}  waiting {}  lag {}{}",
             self.elapsed(),
             cell(&seen.status["state"]),
             numbers.received,
@@ -182,7 +182,8 @@ impl View {
             per_second(rates.1),
             numbers.in_flight,
             numbers.waiting,
-            numbers.lag.map_or("-".into(), |lag| lag.to_string())
+            numbers.lag.map_or("-".into(), |lag| lag.to_string()),
+            restore(&seen.status["restore"]).map(|text| format!("  restoring {text}")).unwrap_or_default()
         ))
     }
 
@@ -193,6 +194,7 @@ impl View {
             "state": seen.status["state"],
             "partitions": seen.status["partitions"],
             "frontier": seen.status["frontier"],
+            "restore": seen.status["restore"],
             "troubles": seen.status["troubles"],
             "received": numbers.received,
             "received_per_second": rates.0,
@@ -228,6 +230,7 @@ impl View {
             ),
             format!("   lag         {:>14}", numbers.lag.map_or("-".into(), grouped)),
         ];
+        lines.extend(restore(&status["restore"]).map(|text| format!("   restoring   {text}")));
         let troubles = status["troubles"].as_array().into_iter().flatten();
         lines.extend(troubles.map(|trouble| format!("   {}", self.screen.ink(Ink::Bad, &first(&cell(trouble), 70)))));
         for task in seen.tasks.iter().take(TASKS) {
@@ -254,6 +257,14 @@ fn first(text: &str, letters: usize) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// What is being restored, in words.
+fn restore(restore: &Value) -> Option<String> {
+    let number = |field: &str| restore[field].as_u64();
+    let (partitions, left) = (number("partitions")?, number("remaining_records")?);
+    let eta = number("eta_seconds").map(|seconds| format!(", about {seconds} s")).unwrap_or_default();
+    Some(format!("{partitions} partitions, {} records left{eta}", grouped(left)))
 }
 
 #[cfg(test)]

@@ -85,11 +85,9 @@ pub(super) fn run(log: &Arc<dyn Log>, config: &Config, topics: &Topics, house: &
 
 /// A restore that takes long shows how far it is.
 fn tell_restores(status: &Option<ThreadStatus>) {
-    let tasks = status.iter().flat_map(|status| &status.tasks);
-    let remaining: Vec<i64> = tasks.filter_map(|task| task.restore_remaining).filter(|records| *records > 0).collect();
-    if !remaining.is_empty() {
-        let records: i64 = remaining.iter().sum();
-        tracing::info!(partitions = remaining.len(), records, "restoring: changelog records still to be read");
+    let restores = status.as_ref().and_then(|status| status.restores.as_ref());
+    if let Some(restores) = restores.filter(|restores| restores.remaining > 0) {
+        tracing::info!("restoring: {restores}");
     }
 }
 

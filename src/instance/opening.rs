@@ -4,7 +4,9 @@
 //! A2: a partition without a committed position gets a real one here, so every later transaction
 //!     can fence with it (protocol P3).
 
-use std::cell::OnceCell;
+mod standstill;
+
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::store::schema::Identity;
 use crate::store::{StoreError, Stores};
 use crate::task::restore::{self, Plan, RestoreError, Restored};
 use crate::topics::Topics;
+use standstill::Standstill;
 
 /// The pause between tries.
 const RETRY: Duration = Duration::from_millis(100);
@@ -34,8 +37,9 @@ const FREE_WITHIN: Duration = Duration::from_secs(5);
 /// The pause between tries of what is not allowed to us: until an operator acts nothing changes.
 const DENIED: Duration = Duration::from_secs(1);
 
-/// After this long a partition that does not become stable is reported (protocol P14).
-const STABLE_WITHIN: Duration = Duration::from_secs(15);
+/// After this long a transaction that holds a partition up is reported (protocol P14): the log ends it by itself after
+/// its own timeout, 10 s, and the pause between two looks for such ones, on Kafka 10 s.
+const DECIDED_WITHIN: Duration = Duration::from_secs(22);
 
 /// Takes what is wrong with a partition; `None` = all is well again.
 pub type Report = Box<dyn Fn(&TopicPartition, Option<String>) + Send + Sync>;
@@ -150,8 +154,20 @@ impl Opener {
             delete_retention_ms: self.delete_retention_ms,
             committed,
         };
-        let remaining = |records| {
-            remaining(records);
+        let standstill = RefCell::new(Standstill::default());
+        let remaining = |records: Option<i64>| {
+            if let Some(records) = records {
+                remaining(records);
+                if let Some(news) = standstill.borrow_mut().look(records, clock::now()) {
+                    // A log that does not answer is another trouble.
+                    let why = |_| {
+                        self.log
+                            .watermarks(&changelog)
+                            .map_or_else(|error| error.to_string(), |_| undecided(&changelog))
+                    };
+                    (self.report)(&changelog, news.then_some(()).map(why));
+                }
+            }
             valid()
         };
         let begun = clock::now();
@@ -284,7 +300,8 @@ impl Opener {
                 Err(error @ (LogError::Fatal(_) | LogError::Refused(_))) => {
                     return Err(OpenError::Fatal(format!("opening {of}: {error}")));
                 }
-                Err(LogError::Unstable(_)) if clock::since(begun) < STABLE_WITHIN => {}
+                Err(LogError::Unstable(_)) if clock::since(begun) < DECIDED_WITHIN => {}
+                Err(LogError::Unstable(of)) => (self.report)(&of, Some(undecided(&of))),
                 Err(error) => {
                     if matches!(error, LogError::Unauthorized(_)) {
                         pause = DENIED;
@@ -299,4 +316,17 @@ impl Opener {
             clock::sleep(pause);
         }
     }
+}
+
+/// What holds a partition up, with the next step.
+fn undecided(of: &TopicPartition) -> String {
+    format!(
+        "opening {of}: a transaction on it has been undecided for {} s, longer than its producer may take, so its \
+         coordinator may have forgotten it; nothing is lost, but the partition stands still until it is ended: \
+         kafka-transactions.sh find-hanging --broker-id <leader> names it, kafka-transactions.sh abort --topic {} \
+         --partition {} --start-offset <its first offset> ends it",
+        DECIDED_WITHIN.as_secs(),
+        of.topic,
+        of.partition
+    )
 }

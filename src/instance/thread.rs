@@ -26,8 +26,9 @@ use crate::store::Stores;
 /// Batches that may wait for the engine; beyond, the member's thread waits.
 const BATCHES: usize = 8;
 
-/// Partitions restored at the same time, over all threads.
-const RESTORERS: usize = 4;
+/// Partitions of one assignment that wait for their turn to be restored at the same time: of these the shortest goes
+/// first.
+const RESTORERS: usize = 64;
 
 /// Inputs taken in one round before effects are looked at.
 const ROUND: usize = 4096;
@@ -120,7 +121,6 @@ impl EngineThread {
             delete_retention_ms: topology.delete_retention_ms,
             report: Box::new(move |of, text| drop(report.send(Input::Trouble(of.to_string(), text)))),
         };
-        let restorers = RESTORERS.div_ceil(setting.config.processing.threads);
         let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
         let surroundings = Surroundings {
             works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
@@ -131,7 +131,6 @@ impl EngineThread {
             left: Arc::clone(&left),
             current: Arc::clone(&current),
             wanted: Arc::default(),
-            restorers,
             waiting: RefCell::default(),
         };
         let thread = thread::Builder::new().name(format!("engine-{name}"));
@@ -200,8 +199,6 @@ struct Surroundings {
     /// The openings and judgements that the engine still waits for: what was revoked meanwhile ends by itself, or it
     /// would keep its store from the next opening of the partition.
     wanted: Arc<Mutex<BTreeSet<u64>>>,
-    /// How many partitions it restores at the same time.
-    restorers: usize,
     /// Openers and judges at work.
     waiting: RefCell<Vec<JoinHandle<()>>>,
 }
@@ -353,11 +350,11 @@ impl Surroundings {
         waiting.push(thread);
     }
 
-    /// Claims the partitions on a thread of its own, then restores the tasks among them, several at a
-    /// time; each is told as soon as it is ready.
+    /// Claims the partitions on a thread of its own, then restores the tasks among them, each when it is its turn
+    /// (T2); each is told as soon as it is ready.
     fn open(&self, partitions: Vec<(TopicPartition, u64)>, membership: Membership) {
         let (opener, inputs, left) = (Arc::clone(&self.opener), self.inputs.clone(), Arc::clone(&self.left));
-        let (wanted, restorers) = (Arc::clone(&self.wanted), self.restorers);
+        let wanted = Arc::clone(&self.wanted);
         let open = move || {
             let waits = |epoch: &u64| wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(epoch);
             let valid = || !left.load(Ordering::Acquire) && partitions.iter().any(|(_, epoch)| waits(epoch));
@@ -395,15 +392,13 @@ impl Surroundings {
                 let opened = Ok(Opened { position, restored: None, next_sequence });
                 let _ = inputs.send(Input::Opened { of, epoch, opened });
             }
+            let restorers = tasks.len().min(RESTORERS);
             let tasks = Mutex::new(VecDeque::from(tasks));
             let restore_next = || {
                 while let Some(((of, epoch), position)) = tasks.lock().ok().and_then(|mut tasks| tasks.pop_front()) {
                     let valid = || !left.load(Ordering::Acquire) && waits(&epoch);
                     let tell = |remaining| drop(inputs.send(Input::Remaining(of.partition, remaining)));
                     let restored = opener.restore(of.partition, position, &valid, &tell);
-                    if let Ok(restored) = &restored {
-                        metrics::restored(restored.records);
-                    }
                     let opened = restored.map(|restored| {
                         let position = restored.done.low();
                         Opened { position, restored: Some(restored), next_sequence: None }

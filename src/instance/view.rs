@@ -59,6 +59,29 @@ pub struct TaskStatus {
     pub restore_remaining: Option<i64>,
 }
 
+/// The restores that are under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restores {
+    /// Partitions that are not ready yet.
+    pub partitions: usize,
+    /// Changelog records read since the first of them began.
+    pub restored: i64,
+    /// Changelog records still to be read, of the partitions that have been looked at.
+    pub remaining: i64,
+    /// Changelog records read in a second, as of the last seconds; `None` = nothing is known yet.
+    pub per_second: Option<u64>,
+    /// How long it will take; `None` where that cannot be told.
+    pub eta: Option<Duration>,
+}
+
+impl std::fmt::Display for Restores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Restores { partitions, remaining, .. } = self;
+        write!(f, "{partitions} partitions, {remaining} changelog records left")?;
+        self.eta.map_or(Ok(()), |eta| write!(f, ", about {}", humantime::format_duration(eta)))
+    }
+}
+
 /// The instance as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
@@ -76,6 +99,8 @@ pub struct Status {
     pub troubles: Vec<String>,
     /// Bytes read and not committed.
     pub buffered_bytes: usize,
+    /// What is being restored; `None` = nothing.
+    pub restores: Option<Restores>,
 }
 
 /// One event that is running or waits for its retry.

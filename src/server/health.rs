@@ -13,6 +13,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::Front;
 use super::error::ApiError;
+use crate::instance::view::Status;
 
 /// How it is.
 #[derive(ToSchema)]
@@ -70,11 +71,8 @@ pub async fn live(State(front): State<Front>, RawQuery(query): RawQuery) -> Resp
     responses((status = 200, body = Health), (status = 503, body = Health))
 )]
 pub async fn startup(State(front): State<Front>, RawQuery(query): RawQuery) -> Response {
-    let state = match front.instance() {
-        Ok(instance) => instance.status().state,
-        Err(_) => "stopping",
-    };
-    answer("startupz", vec![started(&front, state)], query)
+    let status = front.instance().map_or_else(|_| stopping(), |instance| instance.status());
+    answer("startupz", vec![started(&front, &status)], query)
 }
 
 /// Whether the instance can be given work and questions.
@@ -101,11 +99,16 @@ fn ready_checks(front: &Front) -> Vec<Check> {
     let status = instance.status();
     let going = matches!(status.state, "stopping" | "failed").then(|| format!("the instance is {}", status.state));
     let troubles = (!status.troubles.is_empty()).then(|| status.troubles.join("; "));
-    vec![started(front, status.state), Check("state", going), Check("troubles", troubles)]
+    vec![started(front, &status), Check("state", going), Check("troubles", troubles)]
 }
 
-fn started(front: &Front, state: &'static str) -> Check {
-    let wrong = (!front.has_started(state)).then(|| format!("not yet running: {state}"));
+fn stopping() -> Status {
+    Status { state: "stopping", ..Status::default() }
+}
+
+fn started(front: &Front, status: &Status) -> Check {
+    let restores = status.restores.as_ref().map(|restores| format!(": {restores}")).unwrap_or_default();
+    let wrong = (!front.has_started(status.state)).then(|| format!("not yet running: {}{restores}", status.state));
     Check("started", wrong)
 }
 

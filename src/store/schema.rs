@@ -72,10 +72,22 @@ pub fn entry_key(key: &[u8]) -> Vec<u8> {
 
 /// Writes an entry.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_entry_into(entry, &mut out);
+    out
+}
+
+/// Appends an entry.
+pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
     let mut stamp = Vec::new();
     entry.stamp.encode(&mut stamp);
     let removed = entry.action == Action::Remove;
-    encode(&StoredEntry { stamp: &stamp, removed, value: entry.value.as_deref(), origin: &entry.origin })
+    encode_into(&StoredEntry { stamp: &stamp, removed, value: entry.value.as_deref(), origin: &entry.origin }, out);
+}
+
+/// The stamp of an encoded entry, as it compares; `None` = corrupt.
+pub fn stamp_of(bytes: &[u8]) -> Option<&[u8]> {
+    decode_borrowed(bytes).map(|stored| stored.stamp)
 }
 
 /// Reads an entry; `None` = corrupt.
@@ -91,9 +103,14 @@ pub fn decode_entry(bytes: &[u8]) -> Option<Entry> {
 
 /// Writes a value with its version.
 pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    bincode::encode_into_std_write(value, &mut out, CODEC).expect("writing to memory, within the limit of a record");
+    let mut out = Vec::new();
+    encode_into(value, &mut out);
     out
+}
+
+fn encode_into<T: Encode>(value: &T, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    bincode::encode_into_std_write(value, out, CODEC).expect("writing to memory, within the limit of a record");
 }
 
 /// Reads a value of this version; `None` = corrupt or of another version.

@@ -26,13 +26,14 @@ pub struct Overlay {
     flushing: Option<Arc<Entries>>,
     store: Arc<Store>,
     committed_bytes: usize,
+    committed_records: u64,
 }
 
 impl Overlay {
     /// Nothing above the store.
     pub fn new(store: Arc<Store>) -> Overlay {
         let (open, committed) = (Entries::new(), Entries::new());
-        Overlay { open, committing: None, committed, flushing: None, store, committed_bytes: 0 }
+        Overlay { open, committing: None, committed, flushing: None, store, committed_bytes: 0, committed_records: 0 }
     }
 
     /// The store below.
@@ -90,6 +91,7 @@ impl Overlay {
         let Some(entries) = self.committing.take() else { return };
         // The committer has dropped its share before it tells; a copy is only the slower way.
         let entries = Arc::try_unwrap(entries).unwrap_or_else(|shared| (*shared).clone());
+        self.committed_records += entries.len() as u64;
         self.committed_bytes += entries.iter().map(|(key, entry)| key.len() + entry.weight()).sum::<usize>();
         if self.committed.is_empty() {
             self.committed = entries;
@@ -103,12 +105,17 @@ impl Overlay {
         self.committed_bytes
     }
 
+    /// Changelog records of what is committed and not on its way into the store: after a kill they are read again.
+    pub fn committed_records(&self) -> u64 {
+        self.committed_records
+    }
+
     /// Takes everything committed for the store (O2); `None` while an earlier flush is under way.
     pub fn flush_begins(&mut self) -> Option<Arc<Entries>> {
         if self.flushing.is_some() {
             return None;
         }
-        self.committed_bytes = 0;
+        (self.committed_bytes, self.committed_records) = (0, 0);
         let entries = Arc::new(std::mem::take(&mut self.committed));
         self.flushing = Some(Arc::clone(&entries));
         Some(entries)

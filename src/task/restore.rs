@@ -5,23 +5,24 @@
 //!     (protocol P12).
 //! Z2: a store that may have missed a tombstone, or that claims more than the changelog holds, is
 //!     rebuilt (protocol P13).
+//! Z3: of a key the greatest stamp is kept that followed its last tombstone, in whatever order the changelog has them.
+
+mod tail;
 
 use std::sync::Arc;
-
-use bytes::Bytes;
-use hashbrown::HashMap;
 
 use super::done::DoneSet;
 use crate::bookkeeping;
 use crate::changelog::{self, Change, ReadError};
 use crate::clock;
-use crate::entry::Entry;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
+use crate::metrics;
 use crate::store::schema::{Checkpoint, Identity};
-use crate::store::{Store, StoreError, Stores};
+use crate::store::{Store, StoreError, Stores, Turn};
+use tail::Tail;
 
-/// Changes are written to the store in batches of about this many bytes.
-const BATCH: usize = 16 << 20;
+/// A restore of at most so many records goes at once, where a longer one waits until the shorter ones are through.
+const SHORT: i64 = 10_000;
 
 /// What a task begins with.
 #[derive(Debug)]
@@ -80,14 +81,15 @@ pub struct Plan<'a> {
     pub committed: i64,
 }
 
-/// Brings the partition's store to the changelog's end. `remaining` is told how many records are left, and
-/// says whether anybody still waits for it.
+/// Brings the partition's store to the changelog's end, when it is its turn. `remaining` is told how many records are
+/// left, once that is known, and says whether anybody still waits for it.
 pub fn restore(
     log: &dyn Log,
     stores: &Stores,
     plan: &Plan<'_>,
-    remaining: impl Fn(i64) -> bool,
+    remaining: impl Fn(Option<i64>) -> bool,
 ) -> Result<Restored, RestoreError> {
+    let look = stores.turn(0, || remaining(None)).ok_or(RestoreError::Unwanted)?;
     // 1. The end, before anything is read (Z1).
     let ends = log.watermarks(&plan.changelog).map_err(ReadError::Log)?;
     // 2. A store that can be continued, or an empty one.
@@ -100,22 +102,83 @@ pub fn restore(
         checkpoint = Checkpoint { position: 0, at_end_ms: i64::MAX };
         rebuilt = Some(reason);
     }
-    // 3. The missing tail. A first restore that is interrupted counts from its beginning (Z2).
-    let begun = clock::wall_ms();
+    // 3. The missing tail, or all of it.
     let from = checkpoint.position.max(ends.low);
-    remaining((ends.high - from).max(0));
-    let mut tail = Tail::default();
-    let reached = changelog::read(log, &plan.changelog, from, ends.high, |changes, position| {
-        tail.take(changes);
-        if tail.bytes >= BATCH {
-            tail.write(&store, Checkpoint { position, at_end_ms: checkpoint.at_end_ms.min(begun) })?;
-        }
-        if remaining((ends.high - position).max(0)) { Ok(()) } else { Err(RestoreError::Unwanted) }
-    })?;
-    // A crash before this write restores from the last checkpoint on; after it, from the end.
-    tail.write(&store, Checkpoint { position: reached.max(from), at_end_ms: clock::wall_ms() })?;
+    let left = (ends.high - from).max(0);
+    if !remaining(Some(left)) {
+        return Err(RestoreError::Unwanted);
+    }
+    let turn = if left <= SHORT {
+        look
+    } else {
+        drop(look);
+        stores.turn(left as u64, || remaining(None)).ok_or(RestoreError::Unwanted)?
+    };
+    let missing = Missing { log, of: &plan.changelog, from, end: ends.high, remaining: &remaining };
+    let records = if checkpoint.position == 0 {
+        missing.fill(stores, &store, &turn)?
+    } else {
+        missing.follow(&store, checkpoint)?
+    };
+    drop(turn);
     let done = done_set(&store, plan)?;
-    Ok(Restored { store: Arc::new(store), done, committed: plan.committed, records: tail.records, rebuilt })
+    Ok(Restored { store: Arc::new(store), done, committed: plan.committed, records, rebuilt })
+}
+
+/// What a store lacks of its changelog.
+struct Missing<'a> {
+    log: &'a dyn Log,
+    of: &'a TopicPartition,
+    from: i64,
+    end: i64,
+    remaining: &'a dyn Fn(Option<i64>) -> bool,
+}
+
+impl Missing<'_> {
+    /// Reads it to the end; `take` gets it with the position behind it. The position reached and the records read.
+    fn read(
+        &self,
+        mut take: impl FnMut(Vec<Change>, i64) -> Result<(), RestoreError>,
+    ) -> Result<(i64, u64), RestoreError> {
+        let mut records = 0;
+        let reached = changelog::read(self.log, self.of, self.from, self.end, |changes, position| {
+            records += changes.len() as u64;
+            metrics::restored(changes.len() as u64);
+            take(changes, position)?;
+            let left = (self.end - position).max(0);
+            if (self.remaining)(Some(left)) { Ok(()) } else { Err(RestoreError::Unwanted) }
+        })?;
+        Ok((reached.max(self.from), records))
+    }
+
+    /// Into an empty store, in one step at the end. A crash before it begins anew.
+    fn fill(&self, stores: &Stores, store: &Store, turn: &Turn) -> Result<u64, RestoreError> {
+        let (mut bulk, mut bookkeeping) = (stores.fill(store, turn), None);
+        let (position, records) = self.read(|changes, _| {
+            for change in changes {
+                match change {
+                    Change::Put(key, entry) => bulk.put(&key, &entry)?,
+                    Change::Delete(key) => bulk.delete(&key)?,
+                    Change::Bookkeeping(bytes) => bookkeeping = Some(bytes),
+                }
+            }
+            Ok(())
+        })?;
+        bulk.finish(store, bookkeeping.as_ref(), Checkpoint { position, at_end_ms: clock::wall_ms() })?;
+        Ok(records)
+    }
+
+    /// Into a store that holds what came before.
+    fn follow(&self, store: &Store, checkpoint: Checkpoint) -> Result<u64, RestoreError> {
+        let mut tail = Tail::new(store);
+        let (position, records) = self.read(|changes, position| {
+            tail.take(changes);
+            // A crash after it restores from there on; until the end is reached the store is as old as it was (Z2).
+            Ok(tail.write_if_large(Checkpoint { position, ..checkpoint })?)
+        })?;
+        tail.write(Checkpoint { position, at_end_ms: clock::wall_ms() })?;
+        Ok(records)
+    }
 }
 
 /// Why a store of this checkpoint cannot be continued (Z2).
@@ -141,44 +204,4 @@ fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
     // A group's offsets expire (P23), and without transactions a commit may have ended between the two (C6).
     DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
         .ok_or_else(|| failed("its runs are not in order".into()))
-}
-
-/// Changes that are read and not written: of each key the last, which has the greatest stamp, because
-/// the only writer of the partition writes a key's entries with rising stamps.
-#[derive(Default)]
-struct Tail {
-    entries: HashMap<Bytes, Option<Entry>>,
-    bookkeeping: Option<Bytes>,
-    bytes: usize,
-    records: u64,
-}
-
-impl Tail {
-    fn take(&mut self, changes: Vec<Change>) {
-        self.records += changes.len() as u64;
-        for change in changes {
-            match change {
-                Change::Bookkeeping(bytes) => self.bookkeeping = Some(bytes),
-                Change::Delete(key) => {
-                    self.bytes += key.len() + 64;
-                    self.entries.insert(key, None);
-                }
-                Change::Put(key, entry) => {
-                    self.bytes += key.len() + entry.weight();
-                    let older = |held: &Option<Entry>| held.as_ref().is_some_and(|held| held.stamp > entry.stamp);
-                    if !self.entries.get(&key).is_some_and(older) {
-                        self.entries.insert(key, Some(entry));
-                    }
-                }
-            }
-        }
-    }
-
-    fn write(&mut self, store: &Store, checkpoint: Checkpoint) -> Result<(), StoreError> {
-        let mut entries: Vec<_> = self.entries.drain().collect();
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let bookkeeping = self.bookkeeping.take();
-        self.bytes = 0;
-        store.write(entries.iter().map(|(key, entry)| (key, entry.as_ref())), bookkeeping.as_ref(), checkpoint)
-    }
 }

@@ -64,7 +64,8 @@ impl Load {
     }
 }
 
-fn key(number: u64) -> Bytes {
+/// The key of this number, from 0.
+pub(super) fn key(number: u64) -> Bytes {
     Bytes::from(format!("key-{number:08}"))
 }
 

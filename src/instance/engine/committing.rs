@@ -26,6 +26,11 @@ use prost::Message;
 /// Committed entries wait at most about this long for their way into the store.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Of a hundred keys that a store holds so many records may wait for their way into it, and so many in any case: they
+/// are what a restart after a kill reads again.
+const WAITING_PERCENT: u64 = 1;
+const WAITING: u64 = 1000;
+
 /// A composition of this size is committed before its interval is over.
 const LARGE: usize = 32 << 20;
 
@@ -182,7 +187,7 @@ impl<C: Calls> Engine<C> {
             let entries = task.overlay.commit_begins();
             let bookkeeping = task.bookkeeping();
             let position = task.done.low();
-            task.wants_flush |= goes || task.overlay.committed_bytes() > share;
+            task.wants_flush |= goes || task.overlay.committed_bytes() > share || waits_for_its_store(task);
             if task.wants_flush && !task.overlay.is_flushing() {
                 work.ends_of.push(TopicPartition::new(&self.setting.topics.changelog, *partition));
             }
@@ -311,6 +316,12 @@ impl<C: Calls> Engine<C> {
             Err(error) => self.store_failed(partition, &error),
         }
     }
+}
+
+/// Whether so much waits that a restart after a kill would have too much to read.
+fn waits_for_its_store(task: &Task) -> bool {
+    let records = task.overlay.committed_records();
+    records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
 }
 
 /// Everything committed, with the end of the changelog asked after the commit that made it so (O2).

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::Engine;
 use crate::entry::Entry;
 use crate::instance::calls::Calls;
-use crate::instance::view::{InFlight, ListQuery, TaskState, TaskStatus, Totals};
+use crate::instance::view::{InFlight, ListQuery, Restores, TaskState, TaskStatus, Totals};
 use crate::store::Store;
 use crate::task::Task;
 use crate::topics::partition_of;
@@ -78,6 +78,8 @@ pub struct ThreadStatus {
     pub store_size: (u64, u64),
     /// What it has committed.
     pub totals: Totals,
+    /// What is being restored: of all threads together, by who has looked at them for a while.
+    pub restores: Option<Restores>,
 }
 
 impl<C: Calls> Engine<C> {
@@ -190,6 +192,7 @@ impl<C: Calls> Engine<C> {
             running: self.running,
             store_size,
             totals: self.totals,
+            restores: None,
         }
     }
 

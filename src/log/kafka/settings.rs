@@ -179,6 +179,12 @@ pub fn member(options: &KafkaOptions, group: &str, client_id: &str) -> Settings 
 /// A reader of one partition; it belongs to no group, but librdkafka wants a name.
 pub fn reader(options: &KafkaOptions, isolation: Isolation) -> Settings {
     let mut settings = consumer(options, isolation);
+    // Several read at the same time, and each holds as much as waits for it.
+    for (name, value) in [("queued.min.messages", "50000"), ("queued.max.messages.kbytes", "16384")] {
+        if !options.properties.contains_key(name) {
+            put(&mut settings, &[(name, s(value))]);
+        }
+    }
     put(&mut settings, &[("group.id", format!("{}-reader", options.client_id)), ("enable.partition.eof", s("true"))]);
     put(&mut settings, &[("max.poll.interval.ms", s("86400000"))]);
     settings
