@@ -28,6 +28,8 @@ pub struct App {
     pub source: Arc<str>,
     pub topics: Topics,
     pub log: KafkaLog,
+    /// How many partitions its internal topics have.
+    pub tasks: i32,
     /// More settings of its instances, `key=value`.
     pub settings: Vec<String>,
     /// Further arguments of every command; they override the others.
@@ -57,7 +59,7 @@ impl App {
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
         let (settings, arguments, environment) = (Vec::new(), Vec::new(), Vec::new());
         let (token, ca) = (None, None);
-        App { id, servers, source, topics, log, settings, arguments, environment, token, ca, folder }
+        App { id, servers, source, topics, log, tasks: PARTITIONS, settings, arguments, environment, token, ca, folder }
     }
 
     /// With further settings.
@@ -66,9 +68,14 @@ impl App {
         self
     }
 
+    /// With so many partitions.
+    pub fn of(self, tasks: i32) -> App {
+        App { tasks, ..self }
+    }
+
     /// The partitions of one of its topics.
     pub fn partitions(&self, topic: &Arc<str>) -> Vec<TopicPartition> {
-        (0..PARTITIONS).map(|partition| TopicPartition::new(topic, partition)).collect()
+        (0..self.tasks).map(|partition| TopicPartition::new(topic, partition)).collect()
     }
 
     /// The binary with a command, without settings from the environment.
@@ -88,7 +95,7 @@ impl App {
         command.args(["-b", &self.servers, "--application-id", &self.id]);
         command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
         command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
-        command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
+        command.arg("--set").arg(format!("processing.partitions={}", self.tasks));
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
@@ -193,7 +200,7 @@ impl Instance<'_> {
     }
 
     /// An answer of its API.
-    fn get(&self, path: &str) -> Option<Value> {
+    pub fn get(&self, path: &str) -> Option<Value> {
         let (status, text) = self.page(path)?;
         (status == 200).then(|| serde_json::from_str(&text).ok())?
     }
