@@ -20,8 +20,11 @@ use super::node::Plan;
 use super::workload::{self, Scripts};
 use super::world::{self, World};
 
-/// Long enough that others may have taken everything over.
-const PAUSE: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Just long enough that others may have taken everything over, if its last heartbeats were lost, too.
+const PAUSE: Duration = SHORT.saturating_add(Duration::from_millis(10));
+
+/// Not long enough for that.
+const SHORT: Duration = SESSION_TIMEOUT.checked_div(2).expect("two is not zero");
 
 /// An engine that has processed everything and owns all.
 pub fn at_rest(stamp: StampSource) -> World {
@@ -101,7 +104,7 @@ fn after_a_pause_the_group_is_asked_first() {
     let mut boot = Duration::from_secs(1000);
     awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held);
-    boot += SESSION_TIMEOUT;
+    boot += SHORT;
     awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held, "within the session");
     hand_out(&mut world);
