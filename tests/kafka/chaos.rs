@@ -9,7 +9,7 @@
 mod asking;
 mod doors;
 mod faults;
-mod gaps;
+pub mod gaps;
 mod reader;
 
 use std::sync::Arc;

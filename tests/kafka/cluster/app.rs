@@ -126,9 +126,15 @@ impl App {
 
     /// Starts an instance of fresh outcomes: this test binary with the one test that is one.
     pub fn start_fresh(&self, name: &str) -> Instance<'_> {
+        self.start_fresh_with(name, json!({}))
+    }
+
+    /// The same with more in its spec.
+    pub fn start_fresh_with(&self, name: &str, more: Value) -> Instance<'_> {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args([super::fresh::TEST, "--exact", "--nocapture"]).current_dir(self.folder.path());
-        let spec = json!({ "servers": self.servers, "id": self.id, "source": &*self.source, "name": name });
+        let mut spec = json!({ "servers": self.servers, "id": self.id, "source": &*self.source, "name": name });
+        spec["more"] = more;
         command.env(super::fresh::SPEC, spec.to_string()).stdin(Stdio::null()).env_remove("RUST_LOG");
         self.spawn(name, command)
     }
@@ -248,6 +254,11 @@ impl Instance<'_> {
         let tasks = answer["tasks"].as_array().into_iter().flatten();
         let running = tasks.filter(|task| task["role"] == "task" && task["state"] == "running");
         running.filter_map(|task| task["thread"].as_u64()).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// The process's id.
+    pub fn process(&self) -> u32 {
+        self.child.lock().expect("no panic with it").id()
     }
 
     /// Sends a signal.
