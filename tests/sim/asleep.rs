@@ -53,14 +53,14 @@ pub fn at_rest(stamp: StampSource) -> World {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+pub enum Said {
     Held,
     NotReady,
     NotHere,
 }
 
 /// What the first engine says of a key that it holds, and of the listing.
-fn ask(world: &mut World) -> Said {
+pub fn ask(world: &mut World) -> Said {
     let key: Bytes = world.workload.expected.state.keys().next().unwrap().clone();
     let (now, node) = (clock::now(), &mut world.nodes[0]);
     let (answer, mut listings) = oneshot::channel();
@@ -77,20 +77,20 @@ fn ask(world: &mut World) -> Said {
     said
 }
 
-fn awake(world: &mut World, boot: Duration) {
+pub fn awake(world: &mut World, boot: Duration) {
     let now = clock::now();
     world.nodes[0].step(Input::Awake(boot), now);
 }
 
 /// Until the engine hands a transaction out, without carrying it out.
-fn hand_out(world: &mut World) {
+pub fn hand_out(world: &mut World) {
     clock::sleep(Duration::from_secs(1));
     let now = clock::now();
     world.nodes[0].step(Input::Tick, now);
     world.nodes[0].take_effects(now);
 }
 
-fn decide(world: &mut World) {
+pub fn decide(world: &mut World) {
     let now = clock::now();
     let node = &mut world.nodes[0];
     node.carry_out();

@@ -135,7 +135,8 @@ impl<'a> Nodes<'a> {
         told
     }
 
-    /// Lets something befall them and waits until they are over it; tells how long partitions stood still.
+    /// Lets something befall them and waits until they are over it; tells how long partitions stood still: where nobody
+    /// said goodbye, beyond the session timeout.
     pub fn suffer(&mut self, fault: Fault) -> String {
         // In the middle of whatever they do.
         std::thread::sleep(Duration::from_millis(self.random.u64(..700)));
@@ -196,7 +197,7 @@ impl<'a> Nodes<'a> {
                 assert_eq!(self.at(slot).terminate(), Some(0), "{}", self.app.logs());
                 self.nodes[slot] = None;
                 self.are_at_work("the others have all");
-                let told = self.gap(&gone);
+                let told = self.gaps.between(&gone.address, gone.then, &gone.partitions);
                 self.begin(slot);
                 told
             }

@@ -63,17 +63,24 @@ impl Gaps {
         seen.iter().all(|seen| seen.iter().rev().take_while(|(at, _)| *at > then).any(|(_, mark)| is_work(mark)))
     }
 
-    /// From the last commit of the instance at `address` that ended at `then`, or was frozen, to the first commit of
-    /// work by another one, less the session timeout: for each of `partitions` that has one by now.
-    pub fn after(&self, address: &str, then: Instant, partitions: &[usize]) -> Vec<f64> {
+    /// From the last commit of the instance at `address`, that ended or stood still at `then`, to the first commit of
+    /// work by another one, in seconds: for each of `partitions` that has one by now.
+    pub fn between(&self, address: &str, then: Instant, partitions: &[usize]) -> Vec<f64> {
         let seen = self.seen.lock().expect("no panic with it");
         let gap = |partition: &usize| {
             let seen = &seen[*partition];
-            let (last, _) = seen.iter().rfind(|(at, mark)| *at <= then && mark.address == address)?;
-            let (first, _) = seen.iter().find(|(at, mark)| *at > then && mark.address != address && is_work(mark))?;
-            Some(first.duration_since(*last).as_secs_f64() - SESSION_TIMEOUT.as_secs_f64())
+            let is_last = |(at, mark): &&Seen| mark.address == address && (*at <= then || is_work(mark));
+            let is_first = |(at, mark): &&Seen| *at > then && mark.address != address && is_work(mark);
+            let (first, _) = seen.iter().find(is_first)?;
+            let (last, _) = seen.iter().filter(|(at, _)| at < first).rfind(is_last)?;
+            Some(first.duration_since(*last).as_secs_f64())
         };
         partitions.iter().filter_map(gap).collect()
+    }
+
+    /// The same, less the session timeout.
+    pub fn after(&self, address: &str, then: Instant, partitions: &[usize]) -> Vec<f64> {
+        self.between(address, then, partitions).iter().map(|gap| gap - SESSION_TIMEOUT.as_secs_f64()).collect()
     }
 }
 
@@ -98,5 +105,5 @@ pub fn in_words(mut gaps: Vec<f64>) -> String {
     let (Some(worst), p50) = (gaps.last(), gaps.get(gaps.len() / 2).copied().unwrap_or_default()) else {
         return "none".into();
     };
-    format!("p50 {p50:.2} s, worst {worst:.2} s beyond the session timeout, over {} partitions", gaps.len())
+    format!("p50 {p50:.2} s, worst {worst:.2} s, over {} partitions", gaps.len())
 }
