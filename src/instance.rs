@@ -76,7 +76,6 @@ pub enum StartError {
 pub struct Instance {
     shared: Arc<Shared>,
     failure: watch::Receiver<Option<StartError>>,
-    starter: Mutex<Option<std::thread::JoinHandle<()>>>,
     _lock: StateLock,
 }
 
@@ -137,8 +136,8 @@ impl Instance {
         let starter = Starter { shared: Arc::clone(&shared), handler, address, stores };
         let runtime = tokio::runtime::Handle::current();
         let start = std::thread::Builder::new().name("starter".into()).spawn(move || starter.run(runtime));
-        let start = start.map_err(|error| StartError::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(Instance { shared, failure, starter: Mutex::new(Some(start)), _lock: lock })
+        start.map_err(|error| StartError::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Instance { shared, failure, _lock: lock })
     }
 
     /// As of at most a few hundred milliseconds ago.
@@ -217,13 +216,9 @@ impl Instance {
 
     /// Hands back what is in flight, commits, leaves the group.
     pub async fn shutdown(self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stopping.store(true, Ordering::Release);
         blocking(move || {
-            let starter = locked(&self.starter).take();
-            if let Some(starter) = starter {
-                // A panic has been told by its hook.
-                let _ = starter.join();
-            }
+            // The starter is not waited for: it may be asking a log that does not answer. It starts nothing any more.
             let threads = locked(&self.shared.engine).take();
             if let Some(mut threads) = threads {
                 threads.leave();
@@ -282,14 +277,14 @@ impl Starter {
         let mut told: Option<Told> = None;
         loop {
             let error = match self.try_start(&runtime) {
-                Ok(threads) => {
-                    *locked(&self.shared.engine) = Some(threads);
+                Ok(true) => {
                     *locked(&self.shared.waiting_for) = None;
                     return std::thread::scope(|scope| {
                         scope.spawn(|| self.observe());
                         self.keep_house();
                     });
                 }
+                Ok(false) => return,
                 Err(TopologyError::Misconfigured(reason)) => {
                     let _ = self.shared.failed.send(Some(StartError::Misconfigured(reason)));
                     return;
@@ -369,7 +364,8 @@ impl Starter {
         housekeeping::run(&shared.log, &shared.config, &shared.topics, &house);
     }
 
-    fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<Threads, TopologyError> {
+    /// False when the instance stops meanwhile: then nothing was started.
+    fn try_start(&self, runtime: &tokio::runtime::Handle) -> Result<bool, TopologyError> {
         let config = &self.shared.config;
         let topology = topology::ensure(self.shared.log.as_ref(), config, &self.shared.topics)?;
         let (incarnation, guarantee) = (uuid::Uuid::new_v4().to_string(), config.processing.guarantee);
@@ -395,7 +391,13 @@ impl Starter {
             };
             EngineThread::start(beginning, failed)
         };
-        Ok(Threads::start(producers.into_iter().enumerate().map(start))?)
+        // Whoever stops the instance takes the threads under this lock, after it has said so.
+        let mut engine = locked(&self.shared.engine);
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        *engine = Some(Threads::start(producers.into_iter().enumerate().map(start))?);
+        Ok(true)
     }
 
     /// What the thread works with: its share of what belongs to the instance.

@@ -7,7 +7,8 @@
 //!     [`Member::start`]; what was fetched before a later `start` or a revoke is never delivered
 //!     after it under the newer epoch.
 //! L2: a [`Transaction`] is visible to read_committed readers as a whole or not at all.
-//! L3: `Revoked { lost: false }` is answered by the engine before the partition can get another owner.
+//! L3: `Revoked { lost: false }` is answered by the engine before the partition can get another owner; where that
+//!     takes too long, `Revoked { lost: true }` follows for the same partitions.
 //! L4: only committed records are delivered to members; what an [`Appender`] appends is committed at once.
 //! L5: when [`Appender::append`] has returned, nothing of it is on its way any more, unless it was told to give up.
 

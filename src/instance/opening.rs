@@ -8,6 +8,7 @@ mod standstill;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ impl Opener {
         &self,
         partitions: &[TopicPartition],
         membership: &Membership,
-        valid: &dyn Fn() -> bool,
+        valid: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<i64>, OpenError> {
         // 1. The last decided positions tell who owned the partitions (P6a).
         let last = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, false))?;
@@ -107,9 +108,7 @@ impl Opener {
             .filter(|mark| !mark.released && mark.producer != self.mark.producer && !mark.producer.ends_with(PLAIN))
             .map(|mark| mark.producer)
             .collect();
-        for producer in dead {
-            self.insist(&partitions[0], valid, || self.log.fence(&producer))?;
-        }
+        self.fence(&partitions[0], dead, valid)?;
         // 2. No transaction is undecided on them any more (P6b).
         let stable = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, true))?;
         // 3. The claim (P6c): whoever commits under an older generation fails from here on.
@@ -126,6 +125,20 @@ impl Opener {
             .collect();
         self.insist(&partitions[0], valid, || self.member.commit(&claims, membership))?;
         Ok(positions)
+    }
+
+    /// All at the same time: each takes some round trips.
+    fn fence(
+        &self,
+        of: &TopicPartition,
+        dead: BTreeSet<String>,
+        valid: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), OpenError> {
+        std::thread::scope(|scope| {
+            let fence = |id: String| scope.spawn(move || self.insist(of, valid, || self.log.fence(&id)));
+            let fences: Vec<_> = dead.into_iter().map(fence).collect();
+            fences.into_iter().try_for_each(|fence| fence.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 
     /// With `arrival`: the sequence that the next record received gets. Asked when the source partitions are

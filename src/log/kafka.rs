@@ -67,7 +67,7 @@ impl Log for KafkaLog {
     }
 
     fn fence(&self, transactional_id: &str) -> Result<(), LogError> {
-        KafkaProducer::open(&self.options, &self.questions, transactional_id).map(drop)
+        producer::fence(&self.options, transactional_id)
     }
 
     fn append(&self, append: Append) -> Result<Vec<i64>, LogError> {

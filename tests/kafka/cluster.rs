@@ -6,7 +6,7 @@ pub mod check;
 mod fresh;
 mod guarantees;
 pub mod load;
-mod output;
+pub mod output;
 mod refusals;
 mod sources;
 mod reset;

@@ -3,6 +3,7 @@
 mod acls;
 mod appender;
 mod broker;
+mod chaos;
 mod cluster;
 mod kit;
 mod log;

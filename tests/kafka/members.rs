@@ -237,3 +237,38 @@ fn g2_a_revoke_can_still_commit_what_goes() {
     first.leave();
     second.leave();
 }
+
+#[test]
+fn l3_a_revoke_that_is_not_answered_ends_as_a_loss() {
+    let log = log();
+    let source = topic(&log, "stuck", 4, &[]);
+    let group = unique("group");
+    let first = join(&log, &group, std::slice::from_ref(&source), &[]);
+    let (_, membership) = first.assigned();
+    let second = join(&log, &group, std::slice::from_ref(&source), &[]);
+    let mut asked = None;
+    let lost = loop {
+        match first.next() {
+            MemberEvent::Assigned { .. } => {}
+            MemberEvent::Revoked { partitions, lost: false, done } => {
+                assert!(asked.is_none(), "once");
+                asked = Some((partitions, done));
+            }
+            MemberEvent::Revoked { partitions, lost: true, .. } => break partitions,
+            other => panic!("{}", told(&other)),
+        }
+    };
+    let (revoked, done) = asked.expect("it is asked first");
+    assert_eq!(revoked, lost);
+    // The group goes on, although there is still no answer.
+    let (mut theirs, _) = second.assigned();
+    let mut lost = lost;
+    theirs.sort();
+    lost.sort();
+    assert_eq!(theirs, lost);
+    let late = first.member.commit(&[offset(&lost[0], 1, "late")], &membership);
+    assert!(matches!(late, Err(LogError::Migrated(_))), "{late:?}");
+    drop(done);
+    first.leave();
+    second.leave();
+}

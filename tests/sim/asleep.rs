@@ -20,8 +20,11 @@ use super::node::Plan;
 use super::workload::{self, Scripts};
 use super::world::{self, World};
 
-/// Long enough that others may have taken everything over.
-const PAUSE: Duration = SESSION_TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Just long enough that others may have taken everything over, if its last heartbeats were lost, too.
+const PAUSE: Duration = SHORT.saturating_add(Duration::from_millis(10));
+
+/// Not long enough for that.
+const SHORT: Duration = SESSION_TIMEOUT.checked_div(2).expect("two is not zero");
 
 /// An engine that has processed everything and owns all.
 pub fn at_rest(stamp: StampSource) -> World {
@@ -56,14 +59,14 @@ pub fn joined(stamp: StampSource) -> World {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+pub enum Said {
     Held,
     NotReady,
     NotHere,
 }
 
 /// What the first engine says of a key that it holds, and of the listing.
-fn ask(world: &mut World) -> Said {
+pub fn ask(world: &mut World) -> Said {
     let key: Bytes = world.workload.expected.state.keys().next().unwrap().clone();
     let (now, node) = (clock::now(), &mut world.nodes[0]);
     let (answer, mut listings) = oneshot::channel();
@@ -80,20 +83,20 @@ fn ask(world: &mut World) -> Said {
     said
 }
 
-fn awake(world: &mut World, boot: Duration) {
+pub fn awake(world: &mut World, boot: Duration) {
     let now = clock::now();
     world.nodes[0].step(Input::Awake(boot), now);
 }
 
 /// Until the engine hands a transaction out, without carrying it out.
-fn hand_out(world: &mut World) {
+pub fn hand_out(world: &mut World) {
     clock::sleep(Duration::from_secs(1));
     let now = clock::now();
     world.nodes[0].step(Input::Tick, now);
     world.nodes[0].take_effects(now);
 }
 
-fn decide(world: &mut World) {
+pub fn decide(world: &mut World) {
     let now = clock::now();
     let node = &mut world.nodes[0];
     node.carry_out();
@@ -107,7 +110,7 @@ fn after_a_pause_the_group_is_asked_first() {
     let mut boot = Duration::from_secs(1000);
     awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held);
-    boot += SESSION_TIMEOUT;
+    boot += SHORT;
     awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held, "within the session");
     hand_out(&mut world);

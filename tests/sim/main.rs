@@ -11,6 +11,7 @@ mod faulty;
 mod inbox;
 mod kinds;
 mod node;
+mod released;
 mod revoked;
 mod run;
 mod seat;

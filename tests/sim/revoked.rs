@@ -1,43 +1,48 @@
-//! P5, P6: what is given back before it was at work says so, or its heir would fence a living producer.
+//! G2: a revoke that cannot be answered in time, because a transaction is not decided, ends as a loss.
 
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use tidegate::clock;
 use tidegate::config::StampSource;
-use tidegate::instance::commit::Mark;
 use tidegate::instance::engine::Input;
-use tidegate::log::embedded::Turn;
-use tidegate::log::{Log, MemberEvent};
+use tidegate::log::{MemberEvent, SESSION_TIMEOUT, TopicPartition};
 
-use super::asleep::joined;
+use super::asleep::{Said, ask, at_rest, awake, decide, hand_out};
+use super::world::World;
+
+fn all(world: &World) -> Vec<TopicPartition> {
+    let topics = &world.plan.topics;
+    let tasks = (0..2).map(|partition| TopicPartition::new(&topics.repartition, partition));
+    tasks.chain([TopicPartition::new(&topics.sources[0], 0)]).collect()
+}
+
+fn revoke(world: &mut World, lost: bool) -> Receiver<()> {
+    let (done, answered) = bounded(1);
+    let event = MemberEvent::Revoked { partitions: all(world), lost, done };
+    let now = clock::now();
+    world.nodes[0].step(Input::Member(event), now);
+    answered
+}
 
 #[test]
-fn a_partition_that_is_revoked_while_it_is_opened_is_released() {
-    let mut world = joined(StampSource::Offset);
-    let (now, log) = (clock::now(), std::sync::Arc::clone(world.log()));
-    let repartition = world.plan.topics.repartition.clone();
-    let node = &mut world.nodes[0];
-    while node.claims.is_empty() {
-        assert_ne!(node.turn(), Turn::Idle, "nothing is assigned");
-        if let Some(event) = node.inbox.next_control() {
-            node.step(Input::Member(event), now);
-        }
-        node.take_effects(now);
-    }
-    let claimed: Vec<_> = node.claims.iter().flat_map(|(partitions, _)| partitions.clone()).map(|(of, _)| of).collect();
-    node.claim(&repartition);
-    while let Some(input) = node.opened.pop_front() {
-        node.step(input, now);
-    }
-    assert!(!node.restores.is_empty(), "the tasks are being restored");
-    let (done, answered) = crossbeam_channel::bounded(1);
-    node.step(Input::Member(MemberEvent::Revoked { partitions: claimed.clone(), lost: false, done }), now);
-    node.take_effects(now);
-    node.carry_out();
-    let ended = node.ended.take().expect("carried out");
-    node.step(Input::Ended(ended), now);
-    assert_eq!(answered.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected));
-    let committed = log.committed(&world.plan.config.application.id, &claimed, true).unwrap();
-    for (of, committed) in claimed.iter().zip(committed) {
-        let mark = Mark::parse(&committed.expect("claimed").metadata).expect("a mark");
-        assert!(mark.released, "{of}: {mark}");
-    }
+fn a_revoke_that_waits_for_a_transaction_ends_as_a_loss() {
+    let mut world = at_rest(StampSource::Offset);
+    // Something to commit: the confirmation after a pause.
+    let boot = std::time::Duration::from_secs(1000);
+    awake(&mut world, boot);
+    awake(&mut world, boot + SESSION_TIMEOUT);
+    hand_out(&mut world);
+    assert!(world.nodes[0].work.is_some(), "a transaction is under way");
+    let answered = revoke(&mut world, false);
+    hand_out(&mut world);
+    assert_eq!(answered.try_recv(), Err(TryRecvError::Empty), "P4: not before it is decided");
+    assert_eq!(ask(&mut world), Said::NotReady);
+
+    let lost = revoke(&mut world, true);
+    assert_eq!(answered.try_recv(), Err(TryRecvError::Disconnected), "nobody waits for it any more");
+    assert_eq!(lost.try_recv(), Err(TryRecvError::Disconnected), "a loss needs no transaction");
+    assert_eq!(ask(&mut world), Said::NotHere);
+    // The transaction that was under way is decided later, and nothing comes of it.
+    decide(&mut world);
+    hand_out(&mut world);
+    assert!(world.nodes[0].work.is_none() && world.nodes[0].engine.is_idle(), "nothing is owned or to be committed");
 }

@@ -8,7 +8,8 @@
 //!
 //! G1: a revoked partition is answered for only when every transaction that touches it is decided
 //!     (protocol P4), so its next owner cannot overlap with this one.
-//! G2: a lost partition is dropped at once: nothing can be committed for it any more.
+//! G2: a lost partition is dropped at once: nothing can be committed for it any more. A revoke that is not answered
+//!     in time ends as a loss.
 
 use std::collections::BTreeSet;
 
@@ -181,6 +182,7 @@ impl<C: Calls> Engine<C> {
     fn lost(&mut self, partitions: &[TopicPartition]) {
         metrics::rebalanced("lost");
         tracing::warn!(partitions = ?names(partitions), "lost: another instance may own them already");
+        self.revoking = None; // G2
         for of in self.go_with(partitions).iter().chain(partitions) {
             self.opening.remove(of);
             self.drop_partition(of);

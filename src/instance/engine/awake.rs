@@ -1,8 +1,8 @@
 //! Whether the engine may answer for its keys (protocol P8).
 //!
-//! W1: after a pause longer than the session timeout nothing is answered before the group has taken a
-//!     commit that began after it: in a pause (a suspended machine, a stopped process) the group may
-//!     have given the partitions to others, and what it told before the pause may arrive after it. A
+//! W1: after a pause of more than half of the session timeout nothing is answered before the group has
+//!     taken a commit that began after it: in a pause (a suspended machine, a stopped process) the group
+//!     may have given the partitions to others, and what it told before the pause may arrive after it. A
 //!     commit is taken only from a member of the group's own generation.
 
 use std::time::Duration;
@@ -10,6 +10,10 @@ use std::time::Duration;
 use super::Engine;
 use crate::instance::calls::Calls;
 use crate::log::SESSION_TIMEOUT;
+
+/// A pause that may have cost the partitions. The group counts from the last heartbeat that reached it, which is older
+/// than the pause.
+const PAUSE: Duration = SESSION_TIMEOUT.checked_div(2).expect("two is not zero");
 
 /// What is known of the engine's pauses.
 #[derive(Debug, Default)]
@@ -27,7 +31,7 @@ impl Awake {
     pub(super) fn seen(&mut self, boot: Duration) {
         let paused = self.last.map_or(Duration::ZERO, |last| boot.saturating_sub(last));
         self.last = Some(boot);
-        if paused > SESSION_TIMEOUT {
+        if paused > PAUSE {
             tracing::warn!("stood still for {} s; asking the group what is still owned here", paused.as_secs());
             self.pauses += 1;
             self.in_doubt = Some(paused);

@@ -1,6 +1,7 @@
 //! What a member owns, and its part in a rebalance.
 //!
-//! G1: nobody else can own a partition before its `Revoked` was answered: only then is it given back (L3).
+//! G1: nobody else can own a partition before its `Revoked` was answered, or told to be lost because that took too
+//!     long: only then is it given back (L3). The group does not wait for a member that cannot let go.
 //! G2: the membership told is that of a generation in which everything owned is owned; it is told anew before a revoke
 //!     of a newer generation, so that what is on its way can still be committed.
 //! G3: a plain commit runs under the membership given or not at all: what it covers cannot go meanwhile.
@@ -17,14 +18,13 @@ use crate::log::{EventSink, LogError, MemberEvent, Membership, OffsetCommit, Top
 /// The sink, used by one thread alone.
 pub type SharedSink = Arc<Mutex<EventSink>>;
 
-/// How long a revoke is waited for before that is logged again.
-const SLOW: Duration = Duration::from_secs(3);
-
 /// A member's view of its group.
 pub struct Group {
     topics: HashSet<Arc<str>>,
     /// Whoever owns it reads the unshared topics.
     seat: Option<TopicPartition>,
+    /// How long the answer to a revoke may take.
+    patience: Duration,
     owned: Mutex<HashMap<TopicPartition, Option<u64>>>,
     membership: Mutex<Membership>,
 }
@@ -40,9 +40,10 @@ pub fn tell(sink: &SharedSink, event: MemberEvent) {
 
 impl Group {
     /// A member of nothing yet, for these topics.
-    pub fn new(topics: &[Arc<str>], seat: Option<TopicPartition>) -> Group {
+    pub fn new(topics: &[Arc<str>], seat: Option<TopicPartition>, session_timeout: Duration) -> Group {
         let membership = Mutex::new(Membership(bytes::Bytes::new()));
-        Group { topics: topics.iter().cloned().collect(), seat, owned: Mutex::default(), membership }
+        let topics = topics.iter().cloned().collect();
+        Group { topics, seat, patience: session_timeout * 2 / 3, owned: Mutex::default(), membership }
     }
 
     /// The topic's name, shared.
@@ -127,19 +128,25 @@ impl Group {
 
     fn revoked(&self, handle: &Handle, sink: &SharedSink, partitions: Vec<TopicPartition>, lost: bool) {
         if lost {
-            let mut current = lock(&self.membership);
-            lock(&self.owned).retain(|of, _| !partitions.contains(of));
-            *current = Membership(bytes::Bytes::new());
+            self.lose(&partitions);
         } else {
             self.renew(handle, sink); // G2
             for of in &partitions {
                 self.set_epoch(of, None);
             }
         }
-        let (done, answered) = bounded(1);
-        tell(sink, MemberEvent::Revoked { partitions: partitions.clone(), lost, done });
-        while answered.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!(?partitions, "the revoke of partitions is still waited for");
+        let answered = || {
+            let (done, answered) = bounded(1);
+            tell(sink, MemberEvent::Revoked { partitions: partitions.clone(), lost, done });
+            answered.recv_timeout(self.patience) != Err(RecvTimeoutError::Timeout)
+        };
+        if !answered() && !lost {
+            // What is under way for them is fenced by their next owners (protocol P6a), as that of a dead one would be.
+            let within = self.patience.as_secs_f64();
+            tracing::warn!(?partitions, "not given back within {within} s: given up, so that the group can go on");
+            self.lose(&partitions);
+            let (done, _) = bounded(1);
+            tell(sink, MemberEvent::Revoked { partitions: partitions.clone(), lost: true, done });
         }
         // G1, G3: from the unassign on they may get another owner.
         let _current = lock(&self.membership);
@@ -148,6 +155,13 @@ impl Group {
         if let Err(failure) = handle.assign_less(&positions) {
             tracing::warn!("unassign: {}", failure.text);
         }
+    }
+
+    /// Nothing can be committed for them any more, nor under the membership of now.
+    fn lose(&self, partitions: &[TopicPartition]) {
+        let mut current = lock(&self.membership);
+        lock(&self.owned).retain(|of, _| !partitions.contains(of));
+        *current = Membership(bytes::Bytes::new());
     }
 
     fn renew(&self, handle: &Handle, sink: &SharedSink) {

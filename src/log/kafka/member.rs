@@ -91,7 +91,7 @@ impl KafkaMember {
         let watch = Arc::new(Watch::new(&join.client_id));
         // Unshared topics are read by the owner of partition 0 of the first shared one.
         let seat = join.topics.first().map(|topic| TopicPartition::new(topic, 0));
-        let group = Arc::new(Group::new(&join.topics, seat));
+        let group = Arc::new(Group::new(&join.topics, seat, options.session_timeout));
         let sink: SharedSink = Arc::new(Mutex::new(sink));
         let settings = settings::member(options, &join.group, &join.client_id);
         let rebalance = on_rebalance(Arc::clone(&group), Arc::clone(&sink));
@@ -104,7 +104,11 @@ impl KafkaMember {
         } else {
             let watch = Arc::new(Watch::new(&format!("{} by hand", join.client_id)));
             let client = Client::open(true, &settings, Arc::clone(&watch), None).map_err(LogError::Fatal)?;
-            let part = Part { watch, group: Arc::new(Group::new(&join.unshared, None)), by_hand: true };
+            let part = Part {
+                watch,
+                group: Arc::new(Group::new(&join.unshared, None, options.session_timeout)),
+                by_hand: true,
+            };
             Some(Polling::start(options, &join, part, client, sink)?)
         };
         let names = Names::of(options, &join);

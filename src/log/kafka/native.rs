@@ -371,6 +371,17 @@ impl Client {
         Ok((low, high))
     }
 
+    /// Waits until the handle knows the cluster.
+    pub fn meet(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: no topic is asked for; the answer is ours and freed once.
+        unsafe {
+            let mut answer: *const sys::rd_kafka_metadata = null();
+            plain(sys::rd_kafka_metadata(self.0, 0, null_mut(), &mut answer, ms(timeout)))?;
+            sys::rd_kafka_metadata_destroy(answer);
+        }
+        Ok(())
+    }
+
     /// Makes the topic known to the handle and tells how many partitions it has.
     pub fn learn(&self, topic: &str, timeout: Duration) -> Result<i32, Failure> {
         let rkt = self.topic(topic)?;

@@ -26,6 +26,8 @@ use crate::log::{Append, CommitError, LogError, NewRecord, Producer, Receipt, To
 const BATCH: usize = 10_000;
 /// How long an abort waits for requests that are on their way (K4).
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a handle that only fences is waited for, before another one is tried with twice the patience.
+const FENCED_WITHIN: Duration = Duration::from_millis(50);
 
 /// A transactional id's producer.
 pub struct KafkaProducer {
@@ -94,6 +96,8 @@ impl Served {
     }
 
     fn init(&self, id: &str, prefix: &str, deadline: Instant) -> Result<(), LogError> {
+        // While it knows no broker librdkafka looks for the coordinator twice a second. A failure is told below.
+        let _ = self.client.meet(deadline.saturating_duration_since(clock::now()));
         loop {
             let left = deadline.saturating_duration_since(clock::now());
             let Err(failure) = self.client.init_transactions(left.max(Duration::from_millis(100))) else {
@@ -148,6 +152,20 @@ impl Drop for Served {
         if let Some(thread) = self.thread.take() {
             // A panic there has nothing to tell that the commit has not told.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Ends the open transaction of an id whose holder is dead.
+pub fn fence(options: &KafkaOptions, id: &str) -> Result<(), LogError> {
+    let deadline = clock::now() + options.call_timeout;
+    let mut patience = FENCED_WITHIN;
+    loop {
+        let served = Served::open(&settings::transactional(options, id), id)?;
+        match served.init(id, &options.prefix, deadline.min(clock::now() + patience)) {
+            // The broker ends the transaction first and says so; librdkafka would ask again after half a second.
+            Err(LogError::Retriable(_)) if clock::now() < deadline => patience *= 2,
+            fenced => return fenced,
         }
     }
 }

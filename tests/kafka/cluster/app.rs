@@ -28,6 +28,8 @@ pub struct App {
     pub source: Arc<str>,
     pub topics: Topics,
     pub log: KafkaLog,
+    /// How many partitions its internal topics have.
+    pub tasks: i32,
     /// More settings of its instances, `key=value`.
     pub settings: Vec<String>,
     /// Further arguments of every command; they override the others.
@@ -57,7 +59,7 @@ impl App {
         let folder = tempfile::Builder::new().prefix("tidegate-cluster-").tempdir().expect("a folder");
         let (settings, arguments, environment) = (Vec::new(), Vec::new(), Vec::new());
         let (token, ca) = (None, None);
-        App { id, servers, source, topics, log, settings, arguments, environment, token, ca, folder }
+        App { id, servers, source, topics, log, tasks: PARTITIONS, settings, arguments, environment, token, ca, folder }
     }
 
     /// With further settings.
@@ -66,9 +68,14 @@ impl App {
         self
     }
 
+    /// With so many partitions.
+    pub fn of(self, tasks: i32) -> App {
+        App { tasks, ..self }
+    }
+
     /// The partitions of one of its topics.
     pub fn partitions(&self, topic: &Arc<str>) -> Vec<TopicPartition> {
-        (0..PARTITIONS).map(|partition| TopicPartition::new(topic, partition)).collect()
+        (0..self.tasks).map(|partition| TopicPartition::new(topic, partition)).collect()
     }
 
     /// The binary with a command, without settings from the environment.
@@ -88,7 +95,7 @@ impl App {
         command.args(["-b", &self.servers, "--application-id", &self.id]);
         command.args(["--set", "handler.kind=scripted", "--set", "processing.repartition_purge=off"]);
         command.arg("--set").arg(format!("source.topics=[\"{}\"]", self.source));
-        command.arg("--set").arg(format!("processing.partitions={PARTITIONS}"));
+        command.arg("--set").arg(format!("processing.partitions={}", self.tasks));
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
@@ -119,9 +126,15 @@ impl App {
 
     /// Starts an instance of fresh outcomes: this test binary with the one test that is one.
     pub fn start_fresh(&self, name: &str) -> Instance<'_> {
+        self.start_fresh_with(name, json!({}))
+    }
+
+    /// The same with more in its spec.
+    pub fn start_fresh_with(&self, name: &str, more: Value) -> Instance<'_> {
         let mut command = Command::new(std::env::current_exe().expect("this binary"));
         command.args([super::fresh::TEST, "--exact", "--nocapture"]).current_dir(self.folder.path());
-        let spec = json!({ "servers": self.servers, "id": self.id, "source": &*self.source, "name": name });
+        let mut spec = json!({ "servers": self.servers, "id": self.id, "source": &*self.source, "name": name });
+        spec["more"] = more;
         command.env(super::fresh::SPEC, spec.to_string()).stdin(Stdio::null()).env_remove("RUST_LOG");
         self.spawn(name, command)
     }
@@ -193,7 +206,7 @@ impl Instance<'_> {
     }
 
     /// An answer of its API.
-    fn get(&self, path: &str) -> Option<Value> {
+    pub fn get(&self, path: &str) -> Option<Value> {
         let (status, text) = self.page(path)?;
         (status == 200).then(|| serde_json::from_str(&text).ok())?
     }
@@ -241,6 +254,11 @@ impl Instance<'_> {
         let tasks = answer["tasks"].as_array().into_iter().flatten();
         let running = tasks.filter(|task| task["role"] == "task" && task["state"] == "running");
         running.filter_map(|task| task["thread"].as_u64()).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// The process's id.
+    pub fn process(&self) -> u32 {
+        self.child.lock().expect("no panic with it").id()
     }
 
     /// Sends a signal.

@@ -13,7 +13,7 @@ use tidegate::handler::builtin;
 use tidegate::log::kafka::KafkaLog;
 use tidegate::log::{Isolation, Log, Reader, Record, TopicPartition};
 use tidegate::proto;
-use tidegate::reference;
+use tidegate::reference::{self, Held};
 use tidegate::sequencer::format;
 use tidegate::stamp::Stamp;
 
@@ -166,13 +166,14 @@ pub fn changelog(app: &App) -> Vec<(Bytes, Entry)> {
     entries
 }
 
-/// Everything, once all is settled.
-pub fn all(app: &App) {
+/// Everything, once all is settled; gives the state as the reference has it.
+pub fn all(app: &App) -> BTreeMap<Bytes, Held> {
     let mut progress = settled(app);
     verified(app);
-    let count = left_behind(app, false);
+    let (count, state) = left_behind(app, false);
     progress.read_on(app);
     assert!(progress.is_settled(count), "progress goes on after everything was settled\n{}", app.logs());
+    state
 }
 
 /// Everything but what may be there twice without transactions: nothing is counted, so `verify` waits.
@@ -189,15 +190,16 @@ fn verified(app: &App) {
     assert_eq!(verified.status.code(), Some(0), "verify: {words}\n{}", app.logs());
 }
 
-/// Events, dead letters and entries against the reference; how many primaries there were.
-fn left_behind(app: &App, may_double: bool) -> usize {
+/// Events, dead letters and entries against the reference; how many primaries there were, and the state that they lead
+/// to.
+fn left_behind(app: &App, may_double: bool) -> (usize, BTreeMap<Bytes, Held>) {
     // 1. Its events, one by one.
     let (primaries, undecodable) = primaries(app);
     let settings = config::Handler { kind: HandlerKind::Scripted, ..config::Handler::default() };
     let handler = builtin::from_config(&settings, true).expect("a handler");
     let (mut expected, mut failed) = (BTreeMap::new(), BTreeSet::new());
     let count = primaries.len();
-    reference::run(primaries, &config::Cascade::default(), |event| {
+    let reference = reference::run(primaries, &config::Cascade::default(), |event| {
         let content = (event.event.key.clone(), event.event.action, event.event.payload.clone());
         expected.insert(event.stamp.clone(), content);
         let outcome = reference::call(&handler, event, settings.retry.attempts);
@@ -227,9 +229,11 @@ fn left_behind(app: &App, may_double: bool) -> usize {
     }
     assert_eq!(dead, failed, "dead letters are the reference's failures");
     assert_eq!(refused, undecodable, "and the records that are no events");
-    // 3. The changelog.
-    changelog(app);
+    // 3. The changelog: both ways, as it has all keys and no others.
+    let entries = changelog(app).into_iter().map(|(key, entry)| (key, (entry.stamp, entry.action, entry.value)));
+    let held: BTreeMap<Bytes, Held> = entries.collect();
+    assert_eq!(held, reference.state, "the state is the reference's\n{}", app.logs());
     let (events, doubled, dead) = (events.len(), doubled.len(), dead.len() + refused.len());
     eprintln!("{}: {count} primaries, {events} events, {doubled} of them again, {dead} dead letters", app.id);
-    count
+    (count, reference.state)
 }

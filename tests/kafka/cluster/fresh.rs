@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -11,14 +11,15 @@ use tidegate::config::Config;
 use tidegate::event::{Action, Event};
 use tidegate::handler::{Context, Failure, Handler, Outcome};
 use tidegate::instance::Instance;
-use tidegate::log::NewRecord;
+use tidegate::log::kafka::{KafkaLog, KafkaOptions};
+use tidegate::log::{Log, LogError, NewRecord};
 use tidegate::stamp::Stamp;
 
 use super::app::App;
 use super::load::Load;
 use super::{PARTITIONS, check};
 use crate::broker;
-use crate::kit;
+use crate::chaos::gaps::Gaps;
 
 /// The test that is an instance, when the environment says so.
 pub const TEST: &str = "cluster::fresh::an_instance_when_asked_for";
@@ -60,7 +61,13 @@ fn an_instance_when_asked_for() {
     config.processing.partitions = PARTITIONS;
     config.processing.repartition_purge = None;
     config.state.dir = PathBuf::from("state");
-    let log = Arc::new(kit::connect(&text("servers")));
+    let mut options = KafkaOptions::new(&text("servers"));
+    if let Some(seconds) = spec["more"]["transaction_timeout"].as_u64() {
+        options.transaction_timeout = Duration::from_secs(seconds);
+        // One transaction after the other, so that there is one at any moment.
+        config.processing.commit_interval = Duration::from_millis(1);
+    }
+    let log = Arc::new(KafkaLog::connect(options).expect("options are good"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let instance = Instance::start(Arc::new(config), log, Arc::new(Fresh), String::new()).expect("starts");
@@ -78,15 +85,53 @@ fn an_instance_when_asked_for() {
     });
 }
 
+/// Events with two levels of two children each.
+fn load(app: &App) -> Load {
+    Load::of(app, |n| NewRecord {
+        value: Some(json!({ "key": format!("k{}", n % 60), "action": "ADD", "payload": "2" }).to_string().into()),
+        ..NewRecord::default()
+    })
+}
+
+/// P6a: the broker would end the dead one's transaction after five minutes, and its positions and children hold up heirs
+/// and bystanders until then.
+#[test]
+fn p6_the_heirs_end_the_transaction_of_the_dead() {
+    let app = App::new(broker::shared(), "heirs");
+    let patient = || json!({ "transaction_timeout": 300 });
+    let (one, two) = (app.start_fresh_with("one", patient()), app.start_fresh_with("two", patient()));
+    app.until("two share", || one.owns() + two.owns() == 6 && two.owns() > 0);
+    let load = load(&app);
+    app.until("events flow", || load.sent() >= 300);
+    let tasks = app.partitions(&app.topics.repartition);
+    let gaps = Gaps::begin(&app);
+    // It is stopped again and again until that happens in the middle of a transaction.
+    let is_open = || matches!(app.log.committed(&app.id, &tasks, true), Err(LogError::Unstable(_)));
+    let mut tries = 1;
+    two.signal(libc::SIGSTOP);
+    while !(is_open() && is_open()) {
+        assert!(tries < 500, "it is never in the middle of a transaction");
+        tries += 1;
+        two.signal(libc::SIGCONT);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(1..30)));
+        two.signal(libc::SIGSTOP);
+    }
+    two.kill();
+    let begun = Instant::now();
+    app.until("the heir has all", || one.owns() == 6);
+    let since = Instant::now();
+    app.until("and works on all", || gaps.all_work_since(since));
+    eprintln!("{tries} tries; the heir of an open transaction works after {:.1} s", begun.elapsed().as_secs_f64());
+    load.end();
+    check::settled(&app);
+}
+
 #[test]
 fn p2_neither_a_frozen_nor_a_killed_instance_doubles_an_outcome() {
     let app = App::new(broker::shared(), "fresh");
     let (one, two) = (app.start_fresh("one"), app.start_fresh("two"));
     app.until("two share", || one.owns() + two.owns() == 6 && two.owns() > 0);
-    let load = Load::of(&app, |n| NewRecord {
-        value: Some(json!({ "key": format!("k{}", n % 60), "action": "ADD", "payload": "2" }).to_string().into()),
-        ..NewRecord::default()
-    });
+    let load = load(&app);
     app.until("events flow", || load.sent() >= 300);
     // 1. One stands still in the middle of its work until the other has everything, then wakes up.
     one.signal(libc::SIGSTOP);

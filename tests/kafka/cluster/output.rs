@@ -115,7 +115,8 @@ fn run(app: &App, output: &Arc<str>, partitions: i32, read: fn(&[u8]) -> (Bytes,
     one.said().matches("cleanup.policy").count()
 }
 
-fn from_json(value: &[u8]) -> (Bytes, Held) {
+/// What a record of the output topic says.
+pub fn from_json(value: &[u8]) -> (Bytes, Held) {
     let change: Value = serde_json::from_slice(value).expect("JSON");
     let text = |name: &str| change[name].as_str().map(|text| Bytes::copy_from_slice(text.as_bytes()));
     let action = Action::parse(&text("action").expect("an action")).expect("an action");
