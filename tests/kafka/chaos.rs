@@ -112,7 +112,7 @@ fn long() {
     let asked = std::env::var("TIDEGATE_CHAOS").unwrap_or_else(|_| "30,10,1,1".into());
     let numbers: Vec<u64> = asked.split(',').map(|number| number.parse().expect(WANTED)).collect();
     let [kills, freezes, restarts, seed] = numbers[..] else { panic!("{WANTED}") };
-    let kill = |n: u64| if n % 2 == 0 { Fault::Kill } else { Fault::KillAndStart };
+    let kill = |n: u64| if n.is_multiple_of(2) { Fault::Kill } else { Fault::KillAndStart };
     let mut faults: Vec<Fault> = (0..kills).map(kill).collect();
     faults.extend((0..freezes).map(|_| Fault::Freeze));
     faults.extend((0..restarts).map(|_| Fault::Broker));
