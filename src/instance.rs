@@ -21,6 +21,7 @@ mod threads;
 pub mod topology;
 pub mod view;
 
+use std::io::ErrorKind;
 use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -428,10 +429,12 @@ struct StateLock {
 impl StateLock {
     fn take(folder: &Path) -> Result<StateLock, StartError> {
         let failed = |what: &str, path: &PathBuf, error: &std::io::Error| {
-            StartError::Failed(format!(
-                "cannot {what} the state folder {}: {error}; make it writable or set state.dir",
-                path.display()
-            ))
+            let step = match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make space on this disk or set state.dir",
+                ErrorKind::ReadOnlyFilesystem => "make the disk writable or set state.dir",
+                _ => "make it writable or set state.dir",
+            };
+            StartError::Failed(format!("cannot {what} the state folder {}: {error}; {step}", path.display()))
         };
         let folder = folder.to_owned();
         let mut create = std::fs::DirBuilder::new();

@@ -33,6 +33,7 @@ const TASKS: &str = "tidegate_tasks";
 const REBALANCES: &str = "tidegate_rebalances_total";
 const STORE_ENTRIES: &str = "tidegate_store_entries";
 const STORE_BYTES: &str = "tidegate_store_bytes";
+const STORES_REBUILT: &str = "tidegate_stores_rebuilt_total";
 const STORE_FLUSH_DURATION: &str = "tidegate_store_flush_duration_seconds";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
 const END_TO_END_LATENCY: &str = "tidegate_end_to_end_latency_seconds";
@@ -56,6 +57,7 @@ const HELP: &[(&str, &str)] = &[
     (TRANSACTION_ABORTS, "Transactions that did not commit, by reason."),
     (RESTORED_RECORDS, "Changelog records read to restore state."),
     (REBALANCES, "Changes of the partitions owned, by phase."),
+    (STORES_REBUILT, "Local stores that were set aside, damaged or not to be trusted, and rebuilt."),
     (STORE_FLUSH_DURATION, "Duration of writing a committed batch into the local store."),
     (DEAD_LETTERS, "Records and events that could not be handled, by cause."),
     (END_TO_END_LATENCY, "From the timestamp of the primary event's record to the commit of an event of its cascade."),
@@ -135,6 +137,7 @@ struct Meters {
     commits: Counter,
     commit_duration: Histogram,
     restored: Counter,
+    stores_rebuilt: Counter,
     store_entries: Gauge,
     store_bytes: Gauge,
     flush_duration: Histogram,
@@ -204,6 +207,7 @@ impl Meters {
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
             restored: counter(RESTORED_RECORDS),
+            stores_rebuilt: counter(STORES_REBUILT),
             store_entries: gauge(STORE_ENTRIES),
             store_bytes: gauge(STORE_BYTES),
             flush_duration: histogram(STORE_FLUSH_DURATION),
@@ -355,6 +359,13 @@ pub fn restore_remaining(partition: i32, records: i64) {
 pub fn restored(n: u64) {
     if let Some(meters) = meters() {
         meters.restored.increment(n);
+    }
+}
+
+/// A local store was set aside and is rebuilt.
+pub fn store_rebuilt() {
+    if let Some(meters) = meters() {
+        meters.stores_rebuilt.increment(1);
     }
 }
 

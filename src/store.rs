@@ -6,14 +6,18 @@
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
-//! R4 is in `lease.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in `turns.rs`.
+//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
+//! `turns.rs`.
 
+mod aside;
 pub mod bulk;
+mod failure;
 mod lease;
 pub mod schema;
 mod turns;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -21,8 +25,11 @@ use rocksdb::{
     WriteBatch, WriteBufferManager,
 };
 
+use crate::clock;
 use crate::entry::Entry;
+use crate::metrics;
 use bulk::Bulk;
+pub use failure::StoreError;
 use lease::{Lease, Leases};
 use schema::{Checkpoint, Identity};
 pub use turns::Turn;
@@ -31,19 +38,9 @@ use turns::Turns;
 /// Stores that are filled at the same time, where the machine has as many cores.
 const FILLED: usize = 8;
 
-/// Why a store cannot be used. Each kind says what the caller does.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Wipe it and restore.
-    #[error("store {0} is corrupt: {1}")]
-    Corrupted(PathBuf, String),
-    /// The disk or the folder: try again after the operator has looked.
-    #[error("store {0}: {1}")]
-    Unavailable(PathBuf, String),
-    /// Another part of this process is not through with it: try again soon (R4).
-    #[error("store {0} is still in use by this process")]
-    InUse(PathBuf),
-}
+/// The largest write buffer of one store, in bytes. RocksDB wants as much space on a disk that was full before it
+/// goes on.
+const WRITE_BUFFER: usize = 16 << 20;
 
 /// The stores of one instance: they share one block cache and one budget of write buffers.
 #[derive(Clone)]
@@ -51,7 +48,9 @@ pub struct Stores {
     folder: PathBuf,
     cache: Cache,
     buffers: WriteBufferManager,
+    write_buffer: usize,
     leases: Leases,
+    set_aside: aside::Count,
     turns: Turns,
     /// What one fill may sort in, in bytes.
     sorting: usize,
@@ -66,6 +65,7 @@ impl std::fmt::Debug for Stores {
 impl Stores {
     /// Stores below `folder` with a cache and with write buffers of the given bytes.
     pub fn new(folder: PathBuf, cache: usize, buffers: usize) -> Stores {
+        let write_buffer = (buffers / 4).clamp(64 << 10, WRITE_BUFFER);
         let buffers = buffers.max(1 << 20);
         let places = std::thread::available_parallelism().map_or(1, usize::from).min(FILLED);
         Stores {
@@ -73,7 +73,9 @@ impl Stores {
             cache: Cache::new_lru_cache(cache.max(1 << 20)),
             // Never stalling: a full budget makes memtables flush early, it does not block writers.
             buffers: WriteBufferManager::new_write_buffer_manager(buffers, false),
+            write_buffer,
             leases: Leases::default(),
+            set_aside: aside::Count::default(),
             turns: Turns::new(places),
             // Stores that are filled do not use the write buffers.
             sorting: (buffers / places).min(1 << 30),
@@ -95,35 +97,95 @@ impl Stores {
     /// # Errors
     /// [`StoreError::Unavailable`] when the folder cannot be used, [`StoreError::InUse`] while it is open already.
     pub fn open(&self, identity: &Identity) -> Result<(Store, Option<String>), StoreError> {
-        let path = self.path(identity.partition);
-        let lease = self.lease(identity.partition)?;
-        let exists = path.join("CURRENT").exists();
-        let refused = match self.open_at(&path) {
-            Ok(store) if !exists => return store.begin(identity, lease).map(|store| (store, None)),
-            Ok(store) => match store.value::<Identity>(schema::IDENTITY) {
-                _ if store.format().is_some_and(|format| format != schema::VERSION) => {
-                    let format = store.format().unwrap_or_default();
-                    format!("it has format {format}, this version reads {}", schema::VERSION)
-                }
-                Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
-                    return Ok((store.leased(lease), None));
-                }
-                Ok(Some(found)) if found != *identity => format!("it belongs to {found:?}"),
-                Ok(_) => "it does not say what it holds".into(),
-                Err(error) => error.to_string(),
+        let (partition, path) = (identity.partition, self.path(identity.partition));
+        let lease = self.lease(partition)?;
+        let refused = match lease.damage() {
+            Some(reason) => Some(reason),
+            None => match self.examine(&path, identity)? {
+                Ok(store) => return Ok((store.leased(lease), None)),
+                Err(reason) => reason,
             },
-            Err(StoreError::Corrupted(_, reason)) => reason,
+        };
+        if let Some(reason) = &refused {
+            // Also for the next try, if this one ends here.
+            lease.condemn(reason);
+            self.make_room(partition, &path, reason)?;
+        }
+        match self.open_at(&path).and_then(|store| store.begin(identity)) {
+            Ok(store) => {
+                if let Some(reason) = &refused {
+                    lease.absolve();
+                    metrics::store_rebuilt();
+                    self.set_aside.note(partition, clock::now());
+                    tracing::warn!(partition, reason, "the local store is set aside and rebuilt from the changelog");
+                }
+                Ok((store.leased(lease), refused))
+            }
+            Err(error) => {
+                // On a full disk what is half made is in the way. What cannot be deleted is set aside by the next try.
+                let _ = aside::remove(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// The store that is there, or why it cannot be used; `None` = there is none.
+    fn examine(&self, path: &Path, identity: &Identity) -> Result<Result<Store, Option<String>>, StoreError> {
+        match std::fs::read_dir(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Err(None)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Ok(Err(Some("it is not a folder".into())));
+            }
+            Err(error) => return Err(failure::of_system(path, &error)),
+            // RocksDB would take it for an empty one.
+            Ok(_) if !path.join("CURRENT").exists() => return Ok(Err(Some("it has no file CURRENT".into()))),
+            Ok(_) => {}
+        }
+        let store = match self.open_at(path) {
+            Ok(store) => store,
+            Err(StoreError::Corrupted(_, reason)) => return Ok(Err(Some(reason))),
             Err(error) => return Err(error),
         };
-        remove(&path)?;
-        let store = self.open_at(&path)?.begin(identity, lease)?;
-        Ok((store, Some(refused)))
+        let reason = match store.value::<Identity>(schema::IDENTITY) {
+            _ if store.format().is_some_and(|format| format != schema::VERSION) => {
+                let format = store.format().unwrap_or_default();
+                format!("it has format {format}, this version reads {}", schema::VERSION)
+            }
+            Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
+                return Ok(Ok(store));
+            }
+            Ok(Some(found)) if found != *identity => format!("it belongs to {found:?}"),
+            Ok(_) => "it does not say what it holds".into(),
+            Err(error) => error.to_string(),
+        };
+        Ok(Err(Some(reason)))
+    }
+
+    /// Sets what cannot be used aside, not too often (R7).
+    fn make_room(&self, partition: i32, path: &Path, reason: &str) -> Result<(), StoreError> {
+        let (times, wait) = self.set_aside.wait(partition, clock::now());
+        if !wait.is_zero() {
+            let why = format!(
+                "it was damaged {times} times within minutes, now {reason}; look at the disk and at the memory of this \
+                 machine; it is rebuilt again within a minute"
+            );
+            return Err(StoreError::Unavailable(path.to_owned(), why));
+        }
+        aside::set(path).map_err(|error| failure::of_system(path, &error))
+    }
+
+    /// Deletes what was set aside, because its space is needed (R6).
+    pub fn give_way(&self) {
+        aside::clear(&self.folder);
     }
 
     /// Deletes a partition's store, unless it is open.
     pub fn wipe(&self, partition: i32) -> Result<(), StoreError> {
-        let _lease = self.lease(partition)?;
-        remove(&self.path(partition))
+        let lease = self.lease(partition)?;
+        let path = self.path(partition);
+        aside::remove(&path).map_err(|error| failure::of_system(&path, &error))?;
+        lease.absolve();
+        Ok(())
     }
 
     fn lease(&self, partition: i32) -> Result<Lease, StoreError> {
@@ -139,15 +201,18 @@ impl Stores {
         table.set_block_cache(&self.cache);
         table.set_bloom_filter(10.0, false);
         table.set_cache_index_and_filter_blocks(true);
-        table.set_format_version(5);
+        // From 6 on a block that stands in another place or file than its own is noticed, and a damaged footer.
+        table.set_format_version(6);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&table);
         options.set_write_buffer_manager(&self.buffers);
-        options.set_write_buffer_size(16 << 20);
+        options.set_write_buffer_size(self.write_buffer);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(0.1);
         options.set_max_open_files(256);
+        // Many small stores on one disk: the default reserves 4 MiB for each.
+        options.set_manifest_preallocation_size(64 << 10);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_compression_type(rocksdb::DBCompressionType::Lz4);
@@ -157,30 +222,9 @@ impl Stores {
     }
 
     fn open_at(&self, path: &Path) -> Result<Store, StoreError> {
-        std::fs::create_dir_all(path).map_err(|error| StoreError::Unavailable(path.to_owned(), error.to_string()))?;
-        let db = DB::open(&self.options(), path).map_err(|error| classify(path, &error))?;
-        Ok(Store { db, path: path.to_owned(), _lease: None })
-    }
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::Unavailable(path.to_owned(), error.to_string()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn classify(path: &Path, error: &rocksdb::Error) -> StoreError {
-    let text = error.to_string();
-    match error.kind() {
-        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument | rocksdb::ErrorKind::NotSupported => {
-            StoreError::Corrupted(path.to_owned(), text)
-        }
-        // A file that the manifest names and that is not there.
-        _ if text.contains("No such file") => StoreError::Corrupted(path.to_owned(), text),
-        _ => StoreError::Unavailable(path.to_owned(), text),
+        std::fs::create_dir_all(path).map_err(|error| failure::of_system(path, &error))?;
+        let db = DB::open(&self.options(), path).map_err(|error| failure::of_database(path, &error))?;
+        Ok(Store { db, path: path.to_owned(), damage: OnceLock::new(), lease: None })
     }
 }
 
@@ -188,8 +232,10 @@ fn classify(path: &Path, error: &rocksdb::Error) -> StoreError {
 pub struct Store {
     db: DB,
     path: PathBuf,
+    /// What is wrong with it, once anyone has found it (R5).
+    damage: OnceLock<String>,
     /// Behind `db`: given back once RocksDB has closed its files (R4).
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
 }
 
 impl std::fmt::Debug for Store {
@@ -200,21 +246,51 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     fn leased(self, lease: Lease) -> Store {
-        Store { _lease: Some(lease), ..self }
+        Store { lease: Some(lease), ..self }
     }
 
-    fn begin(self, identity: &Identity, lease: Lease) -> Result<Store, StoreError> {
+    /// Says whose it is, on the disk: one that does not is no store of ours.
+    fn begin(self, identity: &Identity) -> Result<Store, StoreError> {
         let mut batch = WriteBatch::default();
         batch.put(schema::IDENTITY, schema::encode(identity));
         batch.put(schema::CHECKPOINT, schema::encode(&Checkpoint { position: 0, at_end_ms: i64::MAX }));
-        self.db.write(batch).map_err(|error| classify(&self.path, &error))?;
-        Ok(self.leased(lease))
+        self.db.write(batch).map_err(|error| self.failed(&error))?;
+        self.flush()?;
+        Ok(self)
+    }
+
+    /// Why it answers nothing and takes nothing any more (R5).
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
+    }
+
+    fn damaged(&self, reason: String) -> StoreError {
+        let reason = self.damage.get_or_init(|| reason);
+        if let Some(lease) = &self.lease {
+            lease.condemn(reason);
+        }
+        StoreError::Corrupted(self.path.clone(), reason.clone())
+    }
+
+    fn failed(&self, error: &rocksdb::Error) -> StoreError {
+        match failure::of_database(&self.path, error) {
+            StoreError::Corrupted(_, reason) => self.damaged(reason),
+            error => error,
+        }
+    }
+
+    /// # Errors
+    /// What is known to be wrong with it.
+    pub fn is_intact(&self) -> Result<(), StoreError> {
+        match self.damage() {
+            None => Ok(()),
+            Some(reason) => Err(StoreError::Corrupted(self.path.clone(), reason.to_owned())),
+        }
     }
 
     fn value<T: bincode::Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
         let Some(bytes) = self.raw(key)? else { return Ok(None) };
-        let corrupt = || StoreError::Corrupted(self.path.clone(), "a value cannot be read".into());
-        schema::decode(&bytes).map(Some).ok_or_else(corrupt)
+        schema::decode(&bytes).map(Some).ok_or_else(|| self.damaged("a value cannot be read".into()))
     }
 
     /// The version that its first value begins with.
@@ -223,7 +299,8 @@ impl Store {
     }
 
     fn raw(&self, key: &[u8]) -> Result<Option<rocksdb::DBPinnableSlice<'_>>, StoreError> {
-        self.db.get_pinned(key).map_err(|error| classify(&self.path, &error))
+        self.is_intact()?;
+        self.db.get_pinned(key).map_err(|error| self.failed(&error))
     }
 
     /// Up to where it holds the changelog.
@@ -239,8 +316,11 @@ impl Store {
     /// What a key holds.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
         let Some(bytes) = self.raw(&schema::entry_key(key))? else { return Ok(None) };
-        let corrupt = || StoreError::Corrupted(self.path.clone(), "an entry cannot be read".into());
-        schema::decode_entry(&bytes).map(Some).ok_or_else(corrupt)
+        self.entry(&bytes).map(Some)
+    }
+
+    fn entry(&self, bytes: &[u8]) -> Result<Entry, StoreError> {
+        schema::decode_entry(bytes).ok_or_else(|| self.damaged("an entry cannot be read".into()))
     }
 
     /// Writes entries (`None` deletes), the bookkeeping if it changed, and the checkpoint, together (R1).
@@ -250,6 +330,7 @@ impl Store {
         bookkeeping: Option<&Bytes>,
         checkpoint: Checkpoint,
     ) -> Result<(), StoreError> {
+        self.is_intact()?;
         let mut batch = WriteBatch::default();
         for (key, entry) in entries {
             match entry {
@@ -270,19 +351,22 @@ impl Store {
             batch.put(schema::BOOKKEEPING, bookkeeping);
         }
         batch.put(schema::CHECKPOINT, schema::encode(&checkpoint));
-        self.db.write(batch).map_err(|error| classify(&self.path, &error))
+        self.is_intact()?;
+        self.db.write(batch).map_err(|error| self.failed(&error))
     }
 
     /// Takes whole files, all of them or none.
     fn ingest(&self, files: Vec<PathBuf>) -> Result<(), StoreError> {
+        self.is_intact()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, files).map_err(|error| classify(&self.path, &error))
+        self.db.ingest_external_file_opts(&options, files).map_err(|error| self.failed(&error))
     }
 
     /// Forces what is written onto the disk, for an orderly end.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(|error| classify(&self.path, &error))
+        self.is_intact()?;
+        self.db.flush().map_err(|error| self.failed(&error))
     }
 
     /// The entries from `key` on, in byte order of keys; exclusive when `after`.
@@ -299,10 +383,9 @@ impl Store {
         let entries =
             entries.take_while(|item| item.as_ref().map_or(true, |(key, _)| key.first() == Some(&schema::ENTRY)));
         entries.map(|item| {
-            let (key, value) = item.map_err(|error| classify(&self.path, &error))?;
-            let corrupt = || StoreError::Corrupted(self.path.clone(), "an entry cannot be read".into());
-            let entry = schema::decode_entry(&value).ok_or_else(corrupt)?;
-            Ok((Bytes::copy_from_slice(&key[1..]), entry))
+            self.is_intact()?;
+            let (key, value) = item.map_err(|error| self.failed(&error))?;
+            Ok((Bytes::copy_from_slice(&key[1..]), self.entry(&value)?))
         })
     }
 

@@ -11,6 +11,7 @@
 mod assignment;
 mod awake;
 mod committing;
+mod disk;
 mod flow;
 mod questions;
 mod sources;
@@ -49,6 +50,7 @@ use crate::topics::Topics;
 use assignment::Revoking;
 use awake::Awake;
 use committing::{Committing, Composition};
+use disk::Disk;
 pub use questions::{Answered, Listing, Question, ThreadStatus};
 use sources::SourceSlot;
 
@@ -133,7 +135,7 @@ pub enum Effect {
 }
 
 /// What is to be written into a store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Flush {
     /// The task's partition.
     pub partition: i32,
@@ -202,6 +204,7 @@ pub struct Engine<C> {
     /// Retries by the time at which they are due.
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
     troubles: BTreeMap<String, String>,
+    disk: Disk,
     awake: Awake,
     /// Questions that wait for the transaction under way.
     parked: Vec<Question>,
@@ -237,6 +240,7 @@ impl<C: Calls> Engine<C> {
             line: VecDeque::new(),
             retries: BinaryHeap::new(),
             troubles: BTreeMap::new(),
+            disk: Disk::default(),
             awake: Awake::default(),
             parked: Vec::new(),
             totals: Totals::default(),
@@ -253,7 +257,7 @@ impl<C: Calls> Engine<C> {
             Input::Ended(ended) => self.ended(ended, now),
             Input::Claimed { of, epoch, position } => self.claimed(&of, epoch, position),
             Input::Opened { of, epoch, opened } => self.opened(of, epoch, opened),
-            Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result),
+            Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result, now),
             Input::Remaining(partition, records) => self.remaining(partition, records),
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Sources(partitions) => self.sources_are(partitions),
@@ -268,6 +272,7 @@ impl<C: Calls> Engine<C> {
     /// flow, and hands out what is to be done.
     pub fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.serve_line(now);
+        self.mind_stores(now);
         self.commit_if_due(now);
         self.adjust_flow();
         std::mem::take(&mut self.effects)
@@ -303,7 +308,8 @@ impl<C: Calls> Engine<C> {
 
     /// Steps 3 to 6 of one record, as far as they go at once.
     fn arrives(&mut self, partition: i32, record: Record, now: Instant) {
-        let Some(task) = self.tasks.get_mut(&partition) else { return };
+        // A store may fail in the middle of a batch.
+        let Some(task) = self.tasks.get_mut(&partition).filter(|task| !task.closing) else { return };
         if !task.arrives(&record) {
             return;
         }
@@ -372,7 +378,8 @@ impl<C: Calls> Engine<C> {
                 return false;
             }
             Err(error) => {
-                // The event stays complete nowhere: the task begins anew from the log.
+                // The event stays complete nowhere: it is read again when the task is opened again.
+                self.buffered = self.buffered.saturating_sub(event.weight());
                 self.store_failed(partition, &error);
                 return false;
             }
@@ -412,7 +419,10 @@ impl<C: Calls> Engine<C> {
                     self.proceed(partition, key, now);
                 }
             }
-            Err(error) => self.store_failed(partition, &error),
+            Err(error) => {
+                self.buffered = self.buffered.saturating_sub(event.weight());
+                self.store_failed(partition, &error);
+            }
         }
     }
 
@@ -473,7 +483,7 @@ impl<C: Calls> Engine<C> {
     fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
         loop {
             let full = self.running >= self.setting.max_in_flight;
-            let Some(task) = self.tasks.get_mut(&partition) else { return };
+            let Some(task) = self.tasks.get_mut(&partition).filter(|task| !task.closing) else { return };
             if full {
                 self.line.push_back((partition, task.incarnation, key));
                 return;

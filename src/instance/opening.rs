@@ -32,6 +32,9 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The pause while a store is in use: one that another thread has just given back is free in a moment.
 const SOON: Duration = Duration::from_millis(5);
 
+/// The pause between tries on a disk that does not take a store: each begins the restore at its last checkpoint.
+const DISK: Duration = Duration::from_secs(2);
+
 /// After this long a store that is still in use is reported.
 const FREE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -203,13 +206,14 @@ impl Opener {
                 // Another thread of this instance has given the partition back and is not quite through with it.
                 Err(RestoreError::Store(StoreError::InUse(_))) if clock::since(begun) < FREE_WITHIN => SOON,
                 Err(error) => {
-                    if let RestoreError::Store(StoreError::Corrupted(..)) = &error {
-                        tracing::warn!(%error, "the store is set aside and restored");
-                        let _ = self.stores.wipe(partition);
-                    }
                     (self.report)(&changelog, Some(format!("restoring {changelog}: {error}")));
                     match error {
                         RestoreError::Changelog(ReadError::Log(LogError::Unauthorized(_))) => DENIED,
+                        RestoreError::Store(StoreError::Full(..)) => {
+                            self.stores.give_way();
+                            DISK
+                        }
+                        RestoreError::Store(StoreError::Unavailable(..)) => DISK,
                         _ => RETRY,
                     }
                 }

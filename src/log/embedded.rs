@@ -103,7 +103,7 @@ impl EmbeddedLog {
         settings.set_write_buffer_size(options.write_buffer_bytes);
         settings.create_if_missing(known.is_none());
         let db = DB::open(&settings, folder.database())
-            .map_err(|error| LogError::Fatal(format!("cannot open the log in {folder}: {error}")))?;
+            .map_err(|error| LogError::Fatal(format!("cannot open the log in {folder}: {error}{}", step(&error))))?;
         identify(&db, &folder, known)?;
         let (compaction, wanted) = crossbeam_channel::bounded(1);
         let shared = Arc::new(Shared::new(db, options, folder, Some(compaction))?);
@@ -218,6 +218,18 @@ fn settings() -> Options {
     settings.set_keep_log_file_num(2);
     settings.set_stats_dump_period_sec(0);
     settings
+}
+
+/// What is to be done about it, where that is known.
+fn step(error: &rocksdb::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("No space left") {
+        "; make space on this disk, and start it again: nothing is lost"
+    } else if text.contains("Permission denied") || text.contains("Read-only") {
+        "; make it writable for this user, or name another folder as log.path"
+    } else {
+        ""
+    }
 }
 
 /// Makes sure that the database is the one that was made in this folder, and readable.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rocksdb::{Options, WriteBatch};
 
 use super::schema::{self, Checkpoint};
-use super::{Store, StoreError};
+use super::{Store, StoreError, failure};
 use crate::entry::Entry;
 use files::Files;
 use merge::Spill;
@@ -84,7 +84,7 @@ impl Bulk {
     }
 
     fn failed(&self, error: &io::Error) -> StoreError {
-        StoreError::Unavailable(self.folder.clone(), error.to_string())
+        failure::of_system(&self.folder, error)
     }
 
     /// Brings everything into the store, which has to be empty, in one step (B1).

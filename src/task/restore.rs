@@ -100,6 +100,8 @@ pub fn restore(
         stores.wipe(plan.identity.partition)?;
         (store, _) = stores.open(plan.identity)?;
         checkpoint = Checkpoint { position: 0, at_end_ms: i64::MAX };
+        metrics::store_rebuilt();
+        tracing::warn!(partition = plan.identity.partition, reason, "the local store is out of date and rebuilt");
         rebuilt = Some(reason);
     }
     // 3. The missing tail, or all of it.

@@ -6,6 +6,7 @@ mod codec;
 mod configuration;
 mod docs;
 mod dead_letters;
+mod disks;
 mod doors;
 mod embedded_log;
 mod parts;

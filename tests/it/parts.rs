@@ -130,10 +130,21 @@ fn a_value_that_cannot_be_read_is_corrupt_and_no_guess() {
     let db = rocksdb::DB::open_default(folder.path().join("state/partition-0")).unwrap();
     db.put(schema::entry_key(b"a"), b"\x01nonsense").unwrap();
     drop(db);
-    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    let stores = stores(folder.path());
+    let (store, _) = stores.open(&identity()).unwrap();
+    assert_eq!((held(&store, "b"), store.damage()), (Some("2".into()), None));
     assert!(matches!(store.get(b"a"), Err(StoreError::Corrupted(..))));
-    assert!(matches!(store.scan(b"", false).next(), Some(Err(StoreError::Corrupted(..)))));
-    assert_eq!(held(&store, "b"), Some("2".into()));
+    // R5: known to be damaged it answers nothing and takes nothing, and its place is taken by another.
+    let reason = store.damage().expect("noted").to_owned();
+    assert!(matches!(store.get(b"b"), Err(StoreError::Corrupted(..))));
+    assert!(matches!(store.scan(b"b", false).next(), Some(Err(StoreError::Corrupted(..)))));
+    assert!(matches!(store.write([], None, Checkpoint { position: 8, at_end_ms: 1 }), Err(StoreError::Corrupted(..))));
+    drop(store);
+    let (store, refused) = stores.open(&identity()).unwrap();
+    assert_eq!((refused, store.damage(), held(&store, "b")), (Some(reason), None, None));
+    drop(store);
+    assert_eq!(stores.open(&identity()).unwrap().1, None, "once");
+    assert!(folder.path().join("state/partition-0.damaged/CURRENT").exists(), "R6");
 }
 
 /// O1, O2: each layer hides those below it; only committed entries are taken for the store or told.

@@ -48,6 +48,9 @@ const CRASHES: &[Fault] = &[
 
 const MOVES: &[Fault] = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
 
+const DISKS: &[Fault] =
+    &[Fault::FailDisk, Fault::FailDisk, Fault::FailDisk, Fault::FailDisk, Fault::Crash, Fault::Join, Fault::Leave];
+
 /// None is expelled: that one would go on writing unfenced.
 const MOVES_IN_ORDER: &[Fault] = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
 
@@ -95,6 +98,10 @@ pub static KINDS: &[Kind] = &[
         stamp: StampSource::Arrival,
         ..CALM
     },
+    // S1 to S4: stores cannot be written, or are damaged, while partitions move …
+    Kind { name: "disks", seeds: 40, faults: DISKS, bad_commits: 3, nodes: 2, ..CALM },
+    // … also that of the sequencer's seat.
+    Kind { name: "arrival-disks", seeds: 20, faults: DISKS, nodes: 2, stamp: StampSource::Arrival, ..CALM },
     // The gate's third policy: what comes too late is consumed without a call and without children.
     Kind {
         name: "drop",

@@ -18,7 +18,7 @@ use tidegate::instance::opening::{OpenError, Opener};
 use tidegate::instance::topology::{self, Topology};
 use tidegate::log::embedded::{Turn, Turns};
 use tidegate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
-use tidegate::store::Stores;
+use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
 
@@ -268,6 +268,18 @@ impl Node {
         }
         self.flushed.push_back(Input::Flushed { partition, incarnation, result });
         (partition, checkpoint.position)
+    }
+
+    /// What the flusher's thread tells of the next flush on a disk that fails (S1, S2, S4); nothing of it is written.
+    pub fn fail_flush(&mut self, rng: &mut Rng) {
+        let Flush { partition, incarnation, .. } = self.flushes.pop_front().expect("asked when there is one");
+        let (path, why) = (self.folder.clone(), "by chance".to_owned());
+        let error = match rng.u32(..4) {
+            0 => StoreError::Corrupted(path, why),
+            1 => StoreError::Unavailable(path, why),
+            _ => StoreError::Full(path, why),
+        };
+        self.flushed.push_back(Input::Flushed { partition, incarnation, result: Err(error) });
     }
 
     /// What the opener's thread does first.

@@ -45,6 +45,8 @@ pub enum Fault {
     Join,
     /// An engine leaves in good order.
     Leave,
+    /// The disk takes nothing for a while, or what it has taken is damaged.
+    FailDisk,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,8 @@ pub struct World {
     faults: Arc<Faults>,
     /// The process may die when a commit was not carried out to its end.
     pub dies_in_commits: bool,
+    /// So many of the next flushes fail.
+    failing_flushes: u32,
     /// Transactions of engines that are dead.
     zombies: Vec<(Box<dyn Committer>, Work)>,
     appended: usize,
@@ -112,6 +116,7 @@ impl World {
             log: Some(log),
             faults,
             dies_in_commits: false,
+            failing_flushes: 0,
             zombies: Vec::new(),
             appended: 0,
             rng,
@@ -234,7 +239,7 @@ impl World {
             Act::Restore => self.restore(place),
             _ => {}
         }
-        let Self { nodes, rng, checkpoints, .. } = self;
+        let Self { nodes, rng, checkpoints, failing_flushes, .. } = self;
         let node = &mut nodes[place];
         match act {
             Act::Control => {
@@ -262,6 +267,11 @@ impl World {
                 let ended = node.ended.take().expect("possible");
                 note(format!("{} is told {ended:?}", node.name));
                 node.step(Input::Ended(ended), now);
+            }
+            Act::Flush if *failing_flushes > 0 => {
+                *failing_flushes -= 1;
+                node.fail_flush(rng);
+                note(format!("{} fails to flush: {:?}", node.name, node.flushed.len()));
             }
             Act::Flush => {
                 let (partition, position) = node.flush();
@@ -425,6 +435,7 @@ impl World {
                 self.join(folder);
             }
             Fault::Join => {}
+            Fault::FailDisk => self.failing_flushes += self.rng.u32(1..=4),
             Fault::Leave => {
                 let node = &mut self.nodes[place];
                 node.leaving = true;

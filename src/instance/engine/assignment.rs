@@ -20,7 +20,6 @@ use crate::instance::calls::Calls;
 use crate::instance::opening::OpenError;
 use crate::log::{MemberEvent, Membership, TopicPartition};
 use crate::metrics;
-use crate::store::StoreError;
 use crate::task::Task;
 
 /// The sequencer of `arrival` is the member that owns this partition of the repartition topic (protocol P22).
@@ -33,6 +32,8 @@ pub(super) struct Opening {
     /// The membership that the claim was asked under; `None` = to be asked.
     asked: Option<Membership>,
     pub(super) remaining: Option<i64>,
+    /// Why it is opened again, where its store failed.
+    pub(super) why: Option<String>,
     /// The position that this thread committed last, where it has claimed the partition or had it at work before.
     held: Option<i64>,
 }
@@ -82,7 +83,7 @@ impl<C: Calls> Engine<C> {
     /// The partition is to be claimed; `held` is the position that this thread committed last.
     pub(super) fn opens(&mut self, of: TopicPartition, held: Option<i64>) {
         self.epochs += 1;
-        self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, held });
+        self.opening.insert(of, Opening { epoch: self.epochs, asked: None, remaining: None, why: None, held });
     }
 
     /// Asks for every partition that waits for it, all in one claim; not while a transaction is under
@@ -129,9 +130,6 @@ impl<C: Calls> Engine<C> {
     fn start(&mut self, of: TopicPartition, epoch: u64, opened: Opened) {
         let position = opened.position;
         if let Some(restored) = opened.restored {
-            if let Some(reason) = &restored.rebuilt {
-                tracing::warn!(partition = of.partition, reason, "the local store was set aside and rebuilt");
-            }
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
             metrics::restore_remaining(of.partition, 0);
             let committed = restored.committed;
@@ -210,13 +208,17 @@ impl<C: Calls> Engine<C> {
         self.ask_to_open();
     }
 
-    fn reopen(&mut self, of: TopicPartition) {
+    pub(super) fn reopen(&mut self, of: TopicPartition) {
+        let why = self.disk.why(of.partition).filter(|_| of.topic == self.setting.topics.repartition).cloned();
         let source = self.sources.get(&of).map(|slot| slot.source.committed);
         let held = source.or_else(|| self.tasks.get(&of.partition).map(|task| task.committed));
         self.drop_partition(&of);
         match self.revoking.as_mut().filter(|revoking| revoking.partitions.contains(&of)) {
             Some(revoking) => revoking.dropped.extend(held.map(|position| (of, position))),
-            None => self.opens(of, held),
+            None => {
+                self.opens(of.clone(), held);
+                self.opening.entry(of).and_modify(|opening| opening.why = why);
+            }
         }
     }
 
@@ -230,13 +232,6 @@ impl<C: Calls> Engine<C> {
         dropped.filter(|(dropped, _)| dropped == of).for_each(|(_, held)| *held = position);
     }
 
-    /// A store that cannot be read or written: everything uncommitted of this thread begins anew,
-    /// because a transaction is made of all its tasks together.
-    pub(super) fn store_failed(&mut self, partition: i32, error: &StoreError) {
-        tracing::error!(partition, %error, "the store failed; the task begins anew");
-        self.begin_anew();
-    }
-
     fn drop_partition(&mut self, of: &TopicPartition) {
         metrics::forget_partition(&of.topic, of.partition);
         if self.sources.remove(of).is_some() && self.reads_by_hand() {
@@ -247,6 +242,7 @@ impl<C: Calls> Engine<C> {
         }
         if let Some(task) = self.tasks.remove(&of.partition) {
             self.calls.forget(of.partition);
+            self.disk.forget(of.partition);
             metrics::forget_task(of.partition);
             self.running -= task.queue.running();
             self.buffered = self.buffered.saturating_sub(task.queue.weight());

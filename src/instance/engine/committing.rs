@@ -16,7 +16,6 @@ use crate::log::outbox::Outbox;
 use crate::log::{Membership, OffsetCommit, TopicPartition};
 use crate::metrics::{self, Outcome};
 use crate::proto::Origin;
-use crate::store::StoreError;
 use crate::store::schema::Checkpoint;
 use crate::task::Task;
 use crate::task::queue::Queued;
@@ -121,6 +120,13 @@ pub(super) struct Committing {
     releases: bool,
     /// How many pauses there were when it began (protocol P8).
     pauses: u64,
+}
+
+impl Committing {
+    /// Whether something of a task is in it.
+    pub(super) fn has(&self, partition: i32) -> bool {
+        self.tasks.iter().any(|(committing, ..)| *committing == partition)
+    }
 }
 
 impl<C: Calls> Engine<C> {
@@ -305,15 +311,9 @@ impl<C: Calls> Engine<C> {
             let Some((_, end)) = ends.iter().find(|(of, _)| *of == changelog) else { continue };
             let of = TopicPartition::new(&self.setting.topics.repartition, partition);
             let goes = self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&of));
-            self.effects.extend(flush(task, *end, goes));
-        }
-    }
-
-    pub(super) fn flushed(&mut self, partition: i32, incarnation: u64, result: Result<(), StoreError>) {
-        let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
-        match result {
-            Ok(()) => task.overlay.flush_ends(),
-            Err(error) => self.store_failed(partition, &error),
+            if let Some(flush) = flush(task, *end, goes) {
+                self.effects.push(self.disk.begins(flush));
+            }
         }
     }
 }
@@ -325,16 +325,17 @@ fn waits_for_its_store(task: &Task) -> bool {
 }
 
 /// Everything committed, with the end of the changelog asked after the commit that made it so (O2).
-fn flush(task: &mut Task, end: i64, durable: bool) -> Option<Effect> {
+fn flush(task: &mut Task, end: i64, durable: bool) -> Option<Flush> {
     let entries = task.overlay.flush_begins()?;
     task.wants_flush = false;
-    Some(Effect::Flush(Flush {
+    let checkpoint = Checkpoint { position: end, at_end_ms: clock::wall_ms() };
+    Some(Flush {
         partition: task.partition,
         incarnation: task.incarnation,
         store: std::sync::Arc::clone(task.overlay.store()),
         entries,
         bookkeeping: task.unflushed_bookkeeping.take(),
-        checkpoint: Checkpoint { position: end, at_end_ms: clock::wall_ms() },
+        checkpoint,
         durable,
-    }))
+    })
 }

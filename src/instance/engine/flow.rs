@@ -52,7 +52,7 @@ impl<C: Calls> Engine<C> {
         let used = self.buffered + self.composing.outbox.bytes + committing;
         // Commits go on while a disk stalls, and what they leave above the stores must not grow for ever.
         let above: usize = self.tasks.values().map(|task| task.overlay.committed_bytes()).sum();
-        let stalled = above > 4 * self.setting.overlay_bytes;
+        let stalled = self.disk.is_stuck() || above > 4 * self.setting.overlay_bytes;
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         let repartition = &self.setting.topics.repartition;
         for task in self.tasks.values_mut() {

@@ -14,6 +14,7 @@ use super::Engine;
 use crate::entry::Entry;
 use crate::instance::calls::Calls;
 use crate::instance::view::{InFlight, ListQuery, Restores, TaskState, TaskStatus, Totals};
+use crate::log::TopicPartition;
 use crate::store::Store;
 use crate::task::Task;
 use crate::topics::partition_of;
@@ -115,15 +116,19 @@ impl<C: Calls> Engine<C> {
     fn lookup(&self, key: &Bytes) -> Answered {
         let partition = partition_of(key, self.setting.config.processing.partitions);
         let Some(task) = self.tasks.get(&partition) else {
-            let opens =
-                self.opening.keys().any(|of| of.partition == partition && of.topic == self.setting.topics.repartition);
-            return if opens { Answered::NotReady("it is being restored".into()) } else { Answered::NotHere };
+            let of = TopicPartition::new(&self.setting.topics.repartition, partition);
+            let Some(opening) = self.opening.get(&of) else { return Answered::NotHere };
+            let why = opening.why.as_ref().map(|why| format!(", because {why}"));
+            return Answered::NotReady(format!("it is being restored{}", why.unwrap_or_default()));
         };
         if let Some(reason) = self.awake.doubt() {
             return Answered::NotReady(reason);
         }
         match task.overlay.committed_above(key) {
-            _ if task.closing => Answered::NotReady("it is being given back".into()),
+            _ if task.closing => Answered::NotReady(match self.disk.why(partition) {
+                Some(why) => format!("it is to be restored, because {why}"),
+                None => "it is being given back".into(),
+            }),
             Some(entry) => Answered::Entry(entry.clone()),
             None => Answered::AskStore(Arc::clone(task.overlay.store())),
         }
