@@ -84,7 +84,6 @@ impl<'a> Nodes<'a> {
 
     /// Waits until those that are not frozen own all partitions, each some, and work on all of them.
     pub fn are_at_work(&self, what: &str) {
-        let since = Instant::now();
         let frozen = self.frozen;
         let awake = || {
             self.nodes
@@ -99,6 +98,7 @@ impl<'a> Nodes<'a> {
             all.sort_unstable();
             all.into_iter().eq(0..TASKS) && shares.iter().all(|share| !share.is_empty())
         });
+        let since = Instant::now();
         self.app.until(&format!("{what}: every partition has a commit"), || self.gaps.all_work_since(since));
     }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::gaps::{self, Gaps};
 use super::{INSTANCES, TASKS};
-use crate::broker;
+use crate::broker::{self, Broker};
 use crate::cluster::app::App;
 use crate::cluster::check;
 use crate::cluster::load::Load;
 use crate::kit;
+use tidegate::log::{Append, Log, NewRecord, TopicPartition};
 
 /// Every instance is replaced once, as a rollout does it.
 #[test]
@@ -76,4 +77,23 @@ fn a_stop_at_the_start_waits_for_no_broker() {
     assert_eq!(one.terminate(), Some(0), "{}", app.logs());
     // A call takes ten.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}\n{}", begun.elapsed(), app.logs());
+}
+
+/// What it holds cannot be given back; it ends all the same, within `processing.shutdown_timeout`.
+#[test]
+fn a_stop_while_the_broker_is_away_ends_in_time() {
+    let broker = Broker::start().expect("broker");
+    let app = App::new(&broker, "away").with(&[("processing.shutdown_timeout", "20s")]);
+    let one = app.start("one");
+    app.until("it owns all", || one.owns() == 6);
+    let slow = r#"{"key":"k","action":"ADD","payload":{"work_ms":60000}}"#;
+    let record = NewRecord { value: Some(slow.into()), ..NewRecord::default() };
+    app.log.append(Append { to: TopicPartition::new(&app.source, 0), records: vec![record] }).expect("append");
+    app.until("it works", || one.page("/api/v1/in-flight").is_some_and(|(_, text)| text.contains("\"k\"")));
+    broker.kill();
+    let begun = Instant::now();
+    let code = one.terminate();
+    eprintln!("ended with {code:?} after {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(code == Some(0) || code == Some(1), "{code:?}\n{}", app.logs());
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}\n{}", begun.elapsed(), app.logs());
 }
