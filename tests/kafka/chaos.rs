@@ -15,7 +15,7 @@ mod reader;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::broker::{Broker, Extras};
+use crate::broker::Broker;
 use crate::cluster::app::App;
 use crate::cluster::check;
 use crate::cluster::load::Load;
@@ -36,10 +36,7 @@ const WANTED: &str = "TIDEGATE_CHAOS is kills,freezes,restarts of the broker,see
 /// Runs the faults in an order and at moments that the seed decides; fails with all that must not be.
 fn chaos(seed: u64, mut faults: Vec<Fault>) {
     let begun = Instant::now();
-    // While it hands its partitions over to nobody, a single node takes them for deleted and a transaction for complete
-    // that has no end on them: Kafka's own restart of one node can leave partitions that nobody reads on (protocol P14).
-    let settings = "controlled.shutdown.enable=false\n".to_owned();
-    let broker = Broker::start_with(Extras { settings, ..Extras::default() }).expect("broker");
+    let broker = Broker::start().expect("broker");
     let output: Arc<str> = kit::unique("chaos-output").into();
     let app = App::new(&broker, "chaos").of(TASKS).with(&[("output.topic", &output)]);
     let mut random = fastrand::Rng::with_seed(seed);

@@ -91,7 +91,7 @@ fn a_broker_that_restarts_is_waited_for() {
     app.until("two share", || one.owns() + two.owns() == 6 && two.owns() > 0);
     let load = Load::begin(&app, 4);
     app.until("events flow", || load.sent() >= 500);
-    broker.stop();
+    broker.stop_while_they_pause(|signal| [&one, &two].into_iter().for_each(|instance| instance.signal(signal)));
     broker.restart().expect("restart");
     let (begun, sent) = (Instant::now(), load.sent());
     app.until("events flow again", || load.sent() >= sent + 500);

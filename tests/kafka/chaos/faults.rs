@@ -209,7 +209,7 @@ impl<'a> Nodes<'a> {
                 Vec::new()
             }
             Fault::Broker => {
-                self.broker.stop();
+                self.broker.stop_while_they_pause(|signal| self.each(|instance| instance.signal(signal)));
                 self.broker.restart().expect("restart");
                 Vec::new()
             }
