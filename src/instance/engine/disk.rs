@@ -34,8 +34,9 @@ pub(super) struct Disk {
     failing: BTreeMap<i32, String>,
     /// Flushes under way.
     flushes: BTreeMap<i32, Flush>,
-    /// Those of them that have failed (S2): since when, and when the next try is.
-    unwritten: BTreeMap<i32, (Instant, Instant)>,
+    /// Those of them that have failed (S2): since when, and when the next try is; `None` while one is under way, or the
+    /// answer to it would be taken for that of the next flush.
+    unwritten: BTreeMap<i32, (Instant, Option<Instant>)>,
 }
 
 impl Disk {
@@ -75,8 +76,8 @@ impl<C: Calls> Engine<C> {
             }
             Err(error) => error,
         };
-        let (since, due) = self.disk.unwritten.entry(partition).or_insert((now, now));
-        *due = now + AGAIN;
+        let (since, due) = self.disk.unwritten.entry(partition).or_insert((now, None));
+        *due = Some(now + AGAIN);
         let heals = matches!(error, StoreError::Full(..));
         if matches!(error, StoreError::Corrupted(..)) || (!heals && now.saturating_duration_since(*since) >= PATIENCE) {
             return self.store_failed(partition, &error);
@@ -118,10 +119,10 @@ impl<C: Calls> Engine<C> {
         if !ended.is_empty() {
             self.ask_to_open();
         }
-        for (partition, (_, due)) in self.disk.unwritten.iter_mut().filter(|(_, (_, due))| *due <= now) {
-            // Until the answer to this one.
-            *due = now + PATIENCE;
-            self.effects.extend(self.disk.flushes.get(partition).cloned().map(Effect::Flush));
+        for (partition, (_, due)) in &mut self.disk.unwritten {
+            if due.take_if(|due| *due <= now).is_some() {
+                self.effects.extend(self.disk.flushes.get(partition).cloned().map(Effect::Flush));
+            }
         }
         if !self.disk.is_stuck() {
             self.trouble(TROUBLE, None);
