@@ -146,11 +146,10 @@ impl Stores {
             Err(StoreError::Corrupted(_, reason)) => return Ok(Err(Some(reason))),
             Err(error) => return Err(error),
         };
+        // Asked first: a value of another version cannot be read, which is noted as damage (R5).
+        let format = store.format().unwrap_or(schema::VERSION);
         let reason = match store.value::<Identity>(schema::IDENTITY) {
-            _ if store.format().is_some_and(|format| format != schema::VERSION) => {
-                let format = store.format().unwrap_or_default();
-                format!("it has format {format}, this version reads {}", schema::VERSION)
-            }
+            _ if format != schema::VERSION => format!("it has format {format}, this version reads {}", schema::VERSION),
             Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
                 return Ok(Ok(store));
             }

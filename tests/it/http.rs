@@ -27,7 +27,8 @@ fn events_are_accepted_with_their_sequences() {
 
     let held = instance.holds("1", "ADD");
     assert_eq!((&held["key"], &held["value"], &held["stamp"]), (&"1".into(), &"one".into(), &"0".into()));
-    assert_eq!((&held["settled"], &held["instance"]), (&Value::Null, &"one".into()));
+    assert!(held["settled"].is_boolean(), "{held}");
+    assert_eq!(held["instance"], "one");
     assert!(held["partition"].is_number());
     assert_eq!(instance.holds("3", "REMOVE")["value"], Value::Null);
 }
