@@ -9,6 +9,7 @@ mod campaign;
 mod checks;
 mod faults;
 mod inbox;
+mod judged;
 mod kinds;
 mod node;
 mod opening;
