@@ -27,7 +27,7 @@ test: ## install what is missing (Apache Kafka too), run every test
 
 simulate: ## seeded faults: SEEDS=10000 of them, from SEED=1 on, of one KIND=moves or all
 	@scripts/install-deps.sh demo
-	SEEDS=$(SEEDS) SEED=$(SEED) KIND=$(KIND) cargo test $(CARGO_FLAGS) --test sim simulate -- --ignored --nocapture
+	SEEDS=$(SEEDS) SEED=$(SEED) KIND=$(KIND) LINES=$(LINES) cargo test $(CARGO_FLAGS) --test sim simulate -- --ignored --nocapture
 
 chaos: ## kill and freeze instances on a real Kafka, CHAOS=kills,freezes,restarts of the broker,seed
 	@scripts/install-deps.sh test

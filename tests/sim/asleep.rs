@@ -15,7 +15,7 @@ use tidegate::log::{MemberEvent, SESSION_TIMEOUT};
 use tidegate::topics::Topics;
 use tokio::sync::oneshot;
 
-use super::faulty::Faults;
+use super::faults::Shared;
 use super::node::Plan;
 use super::workload::{self, Scripts};
 use super::world::{self, World};
@@ -30,6 +30,9 @@ const SHORT: Duration = SESSION_TIMEOUT.checked_div(2).expect("two is not zero")
 pub fn at_rest(stamp: StampSource) -> World {
     let mut world = joined(stamp);
     world.run(&[], 0, 1);
+    // From one partition they arrive in its order.
+    let scripts = world.plan.scripts.clone();
+    world.workload.expect(&scripts, |_, offset| offset as u64);
     world
 }
 
@@ -43,14 +46,12 @@ pub fn joined(stamp: StampSource) -> World {
     config.source.stamp = stamp;
     let topics = Topics::new(&config.application.id, &config.source.topics);
     let folder = tempfile::tempdir().unwrap();
-    let faults = Faults::new(1, 0);
-    let log = world::open_log(folder.path(), &faults);
+    let path = folder.path().join("log");
+    let log = world::open_log(path.clone(), &Shared::new(1, 0, 0, path));
     let topology = topology::ensure(log.as_ref(), &config, &topics).unwrap();
     config.cascade = Cascade { max_depth: 3, max_children: 4 };
     let scripts = Scripts { keys: 10, cascade: config.cascade.clone(), parents: 30 };
-    let mut workload = workload::draw(&mut rng, &scripts, 50, stamp, 1);
-    // From one partition they arrive in its order.
-    workload.expect(&scripts, |_, offset| offset as u64);
+    let workload = workload::draw(&mut rng, &scripts, 50, stamp, 1);
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once: 50, overlay_bytes: 1 << 20 };
     let mut world = World::new(plan, workload, folder, log, rng);
     let folder = world.free_folder();
@@ -83,9 +84,10 @@ pub fn ask(world: &mut World) -> Said {
     said
 }
 
-pub fn awake(world: &mut World, boot: Duration) {
-    let now = clock::now();
-    world.nodes[0].step(Input::Awake(boot), now);
+/// It stands still for so long.
+pub fn sleeps(world: &mut World, pause: Duration) {
+    clock::sleep(pause);
+    world.nodes[0].step(Input::Awake(clock::boot()), clock::now());
 }
 
 /// Until the engine hands a transaction out, without carrying it out.
@@ -107,19 +109,15 @@ pub fn decide(world: &mut World) {
 #[test]
 fn after_a_pause_the_group_is_asked_first() {
     let mut world = at_rest(StampSource::Offset);
-    let mut boot = Duration::from_secs(1000);
-    awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held);
-    boot += SHORT;
-    awake(&mut world, boot);
+    sleeps(&mut world, SHORT);
     assert_eq!(ask(&mut world), Said::Held, "within the session");
     hand_out(&mut world);
     assert!(world.nodes[0].work.is_none(), "nothing to commit");
 
-    boot += PAUSE;
-    awake(&mut world, boot);
+    sleeps(&mut world, PAUSE);
     assert_eq!(ask(&mut world), Said::NotReady);
-    awake(&mut world, boot + Duration::from_millis(10));
+    sleeps(&mut world, Duration::from_millis(10));
     assert_eq!(ask(&mut world), Said::NotReady, "being awake again proves nothing");
     hand_out(&mut world);
     let (work, _) = world.nodes[0].work.as_ref().expect("a commit of positions alone");
@@ -134,10 +132,9 @@ fn after_a_pause_the_group_is_asked_first() {
 #[test]
 fn a_commit_from_before_a_pause_confirms_nothing() {
     let mut world = at_rest(StampSource::Offset);
-    awake(&mut world, Duration::from_secs(1000));
-    awake(&mut world, Duration::from_secs(1000) + PAUSE);
+    sleeps(&mut world, PAUSE);
     hand_out(&mut world);
-    awake(&mut world, Duration::from_secs(1000) + 2 * PAUSE);
+    sleeps(&mut world, PAUSE);
     decide(&mut world);
     assert_eq!(ask(&mut world), Said::NotReady);
     hand_out(&mut world);
@@ -148,13 +145,12 @@ fn a_commit_from_before_a_pause_confirms_nothing() {
 #[test]
 fn a_woken_engine_that_was_expelled_answers_nothing() {
     let mut world = at_rest(StampSource::Offset);
-    awake(&mut world, Duration::from_secs(1000));
     let (group, name) = (world.plan.config.application.id.clone(), format!("{}-", world.nodes[0].name));
     let log = &world.log().inner;
     log.members(&group).iter().filter(|id| id.starts_with(&name)).for_each(|id| log.expel(&group, id));
     let folder = world.free_folder();
     world.join(folder);
-    awake(&mut world, Duration::from_secs(1000) + PAUSE);
+    sleeps(&mut world, PAUSE);
     assert_eq!(ask(&mut world), Said::NotReady, "before it has heard of its loss");
     hand_out(&mut world);
     decide(&mut world);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::kinds::{KINDS, Kind};
 use super::run::{Violation, run};
+use super::sometimes::{self, Counts};
 
 /// After so many violations it is enough.
 const ENOUGH: usize = 3;
@@ -23,6 +24,8 @@ pub struct Ended {
     pub runs: u64,
     /// What went wrong in them.
     pub violations: Vec<Violation>,
+    /// What was reached, and how often.
+    pub reached: Counts,
     /// How long it took.
     pub took: Duration,
 }
@@ -53,11 +56,16 @@ impl Campaign {
                 let outcome = run(kind, *seed);
                 let mut ended = ended.lock().expect("only sums");
                 ended.runs += 1;
-                if let Err(violation) = outcome {
-                    progress(violation.to_string());
-                    ended.violations.push(violation);
-                    if ended.violations.len() >= ENOUGH {
-                        next.store(self.seeds.len(), Ordering::SeqCst);
+                match outcome {
+                    Ok(report) => {
+                        report.reached.into_iter().for_each(|(what, n)| *ended.reached.entry(what).or_default() += n)
+                    }
+                    Err(violation) => {
+                        progress(violation.to_string());
+                        ended.violations.push(violation);
+                        if ended.violations.len() >= ENOUGH {
+                            next.store(self.seeds.len(), Ordering::SeqCst);
+                        }
                     }
                 }
                 if ended.runs.is_multiple_of(100) {
@@ -76,8 +84,18 @@ impl Campaign {
     }
 }
 
+impl Ended {
+    /// What no seed has reached.
+    pub fn unreached(&self) -> Vec<&'static str> {
+        sometimes::all().filter(|what| !self.reached.contains_key(what)).collect()
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for what in sometimes::all() {
+            writeln!(f, "{:>8}  {what}", self.reached.get(what).copied().unwrap_or_default())?;
+        }
         let (seconds, violations) = (self.took.as_secs_f64(), self.violations.len());
         let rate = self.runs as f64 / seconds;
         writeln!(f, "{} seeds in {seconds:.0} s, {rate:.1} a second: {violations} violations", self.runs)?;

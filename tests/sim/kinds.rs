@@ -2,7 +2,7 @@
 
 use tidegate::config::{Guarantee, StampSource, Superseded};
 
-use super::world::Fault;
+use super::faults::Fault;
 
 /// Seeds of one kind.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Kind {
     pub faults: &'static [Fault],
     /// Of a hundred commits so many do not end well.
     pub bad_commits: u32,
+    /// Of a hundred commits so many have markers that come late.
+    pub late_markers: u32,
     /// Engines at the start.
     pub nodes: u32,
     /// Where sequences come from.
@@ -31,6 +33,7 @@ const CALM: Kind = Kind {
     seeds: 100,
     faults: &[],
     bad_commits: 0,
+    late_markers: 0,
     nodes: 1,
     stamp: StampSource::Offset,
     superseded: Superseded::Expand,
@@ -39,32 +42,67 @@ const CALM: Kind = Kind {
 
 const CRASHES: &[Fault] = &[
     Fault::Crash,
-    Fault::Crash,
     Fault::CrashAndWipe,
     Fault::CrashAndForget,
     Fault::CrashAndGoBack,
     Fault::CrashAndGoBack,
+    Fault::CrashAndTear,
+    Fault::Die,
+    Fault::Die,
+    Fault::Die,
+    Fault::Stranger,
 ];
 
-const MOVES: &[Fault] = &[Fault::KillOne, Fault::Expel, Fault::Join, Fault::Leave, Fault::Crash];
+const MOVES: &[Fault] = &[
+    Fault::KillOne,
+    Fault::Expel,
+    Fault::Freeze,
+    Fault::Freeze,
+    Fault::Join,
+    Fault::Join,
+    Fault::Leave,
+    Fault::Leave,
+    Fault::Crash,
+    Fault::Die,
+    Fault::Die,
+    Fault::Stranger,
+];
 
-const DISKS: &[Fault] =
-    &[Fault::FailDisk, Fault::FailDisk, Fault::FailDisk, Fault::FailDisk, Fault::Crash, Fault::Join, Fault::Leave];
+const DISKS: &[Fault] = &[
+    Fault::FailDisk,
+    Fault::FailDisk,
+    Fault::FailDisk,
+    Fault::FailDisk,
+    Fault::CrashAndTear,
+    Fault::Crash,
+    Fault::Join,
+    Fault::Leave,
+];
 
-/// None is expelled: that one would go on writing unfenced.
-const MOVES_IN_ORDER: &[Fault] = &[Fault::KillOne, Fault::KillOne, Fault::Join, Fault::Leave, Fault::Crash];
+/// None is expelled or frozen: that one would go on writing unfenced.
+const MOVES_IN_ORDER: &[Fault] = &[
+    Fault::KillOne,
+    Fault::KillOne,
+    Fault::Join,
+    Fault::Leave,
+    Fault::Crash,
+    Fault::CrashAndTear,
+    Fault::Die,
+    Fault::Die,
+    Fault::Stranger,
+];
 
 /// All kinds. While a seed runs the driver and its parts check G1, K1, L1, M2, P2, P3 and R1 in every one of them.
 pub static KINDS: &[Kind] = &[
     // K1 to K3, T1, T2, X1, X2, Q1, Q2, N1: one engine, nothing goes wrong.
     CALM,
     // E3, C2, C3, P1, P5, P7: commits are aborted, fenced, and of unknown outcome either way.
-    Kind { name: "commits", seeds: 50, bad_commits: 8, ..CALM },
+    Kind { name: "commits", seeds: 50, bad_commits: 8, late_markers: 10, ..CALM },
     // E2, O2, R1, Z1, A2, P9, P23: the process dies at any moment, and comes back with its stores, older ones, or none,
     // with its positions or without.
-    Kind { name: "crashes", seeds: 50, faults: CRASHES, bad_commits: 5, ..CALM },
+    Kind { name: "crashes", seeds: 50, faults: CRASHES, bad_commits: 5, late_markers: 10, ..CALM },
     // G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
-    Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, nodes: 2, ..CALM },
+    Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, late_markers: 25, nodes: 2, ..CALM },
     // Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions …
     Kind { name: "header", seeds: 50, bad_commits: 5, stamp: StampSource::Header, ..CALM },
     // … that move between engines.
@@ -73,6 +111,7 @@ pub static KINDS: &[Kind] = &[
         seeds: 40,
         faults: MOVES,
         bad_commits: 5,
+        late_markers: 15,
         nodes: 2,
         stamp: StampSource::Header,
         ..CALM
@@ -85,6 +124,7 @@ pub static KINDS: &[Kind] = &[
         seeds: 30,
         faults: MOVES,
         bad_commits: 5,
+        late_markers: 15,
         nodes: 2,
         stamp: StampSource::Arrival,
         ..CALM
@@ -99,7 +139,7 @@ pub static KINDS: &[Kind] = &[
         ..CALM
     },
     // S1 to S4: stores cannot be written, or are damaged, while partitions move …
-    Kind { name: "disks", seeds: 40, faults: DISKS, bad_commits: 3, nodes: 2, ..CALM },
+    Kind { name: "disks", seeds: 40, faults: DISKS, bad_commits: 3, late_markers: 5, nodes: 2, ..CALM },
     // … also that of the sequencer's seat.
     Kind { name: "arrival-disks", seeds: 20, faults: DISKS, nodes: 2, stamp: StampSource::Arrival, ..CALM },
     // The gate's third policy: what comes too late is consumed without a call and without children.

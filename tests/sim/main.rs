@@ -6,15 +6,18 @@
 
 mod asleep;
 mod campaign;
-mod check;
-mod faulty;
+mod checks;
+mod faults;
 mod inbox;
+mod judged;
 mod kinds;
 mod node;
+mod opening;
 mod released;
 mod revoked;
 mod run;
 mod seat;
+mod sometimes;
 mod timeline;
 mod workload;
 mod world;
@@ -28,6 +31,7 @@ fn whatever_happens_the_final_state_is_that_of_one_thread_with_one_queue() {
     let ended = Campaign::of_every_kind().run(|_| {});
     println!("{ended}");
     assert!(ended.violations.is_empty(), "{ended}");
+    assert_eq!(ended.unreached(), Vec::<&str>::new(), "the simulator is blind for this");
 }
 
 /// Whatever the kind, and however often: what happens follows from the seed alone.

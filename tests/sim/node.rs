@@ -12,18 +12,24 @@ use fastrand::Rng;
 use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
-use tidegate::instance::engine::{Effect, Engine, Flush, Input, Opened, Setting};
+use tidegate::instance::engine::{Effect, Engine, Flush, Input, Setting};
 use tidegate::instance::judging::{Case, Judge};
-use tidegate::instance::opening::{OpenError, Opener};
+use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
 use tidegate::log::embedded::{Turn, Turns};
-use tidegate::log::{Join, Log, LogError, Member, MemberEvent, Membership, TopicPartition};
+use tidegate::log::{Join, Log, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
 
-use super::faulty::{FaultyLog, FaultyMember};
+use super::faults::Shared;
+use super::faults::commits::SimMember;
+use super::faults::halves::HalfDone;
+use super::faults::log::SimLog;
+use super::faults::points::Point;
 use super::inbox::{GivingBack, Inbox, Spy};
+use super::sometimes::{self, reached};
+use super::timeline::note;
 use super::workload::Scripts;
 
 /// Calls under way, to be ended in any order.
@@ -52,6 +58,12 @@ impl Calls for ScriptedCalls {
         let running = desk.pending.iter().filter(same_task).count();
         assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
         let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
+        if superseded {
+            reached(sometimes::LATE);
+            if verdict.as_ref().is_ok_and(|outcome| !outcome.children.is_empty()) {
+                reached(sometimes::LATE_PARENT);
+            }
+        }
         if desk.rng.u32(..100) < desk.at_once {
             return Some(verdict);
         }
@@ -89,7 +101,7 @@ pub struct Node {
     pub last_turn: Option<Turn>,
     pub committer: Box<dyn Committer>,
     /// What the committer knows of the group.
-    current: Arc<Current>,
+    pub current: Arc<Current>,
     pub opener: Opener,
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
@@ -107,16 +119,23 @@ pub struct Node {
     pub last_status: String,
     /// Its member leaves in good order.
     pub leaving: bool,
+    /// Since when it stands still.
+    pub frozen: Option<Instant>,
+    /// What it has left in the log of a transaction that it was at when it was frozen.
+    pub half_done: Option<HalfDone>,
+    /// The group does without it, and it has not heard of that.
+    pub expelled: bool,
 }
 
 impl Node {
     /// Joins the group.
-    pub fn join(plan: &Plan, log: &Arc<FaultyLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
-        let faults = Arc::clone(&log.faults);
+    pub fn join(plan: &Plan, log: &Arc<SimLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
+        let shared = log.shared.clone();
         let group = plan.config.application.id.clone();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
         let (member, turns) = log.inner.join_stepped(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
+        let inner = Arc::clone(&log.inner);
         let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
         let member = Arc::new(Spy::new(member));
         let judge = Judge {
@@ -125,6 +144,10 @@ impl Node {
             group: group.clone(),
             source: plan.config.source.clone(),
         };
+        let sim = |before, after| {
+            let (inner, shared) = (Arc::clone(&member) as Arc<dyn Member>, shared.clone());
+            Arc::new(SimMember { inner, shared, points: (before, after) }) as Arc<dyn Member>
+        };
         let means = Means::open(log.as_ref(), plan.config.processing.guarantee, &name).unwrap();
         let current = Arc::new(Current::patient(Duration::ZERO));
         let committer = means.committer(Setup {
@@ -132,7 +155,7 @@ impl Node {
             topics: plan.topics.clone(),
             group: group.clone(),
             producer_id: name.clone(),
-            member: Arc::new(FaultyMember { inner: Arc::clone(&member) as Arc<dyn Member>, faults }),
+            member: sim(None, Point::AfterPositions),
             current: Arc::clone(&current),
             output: plan.topology.output.clone(),
             report: Box::new(|_| {}),
@@ -140,15 +163,16 @@ impl Node {
         let opener = Opener {
             log,
             source: plan.config.source.clone(),
-            member: Arc::clone(&member) as Arc<dyn Member>,
+            member: sim(Some(Point::BeforeClaim), Point::AfterClaim),
             topics: plan.topics.clone(),
             group,
             mark: Mark { producer: name.clone(), number: 0, address: String::new(), released: false },
-            stores: Stores::new(folder.clone(), 1 << 20, 1 << 20),
+            // Nothing is written before somebody says so.
+            stores: Stores::new(folder.clone(), 1 << 20, 256 << 20),
             source_ids: plan.topology.source_ids.clone(),
             changelog_id: plan.topology.changelog_id.clone(),
             delete_retention_ms: plan.topology.delete_retention_ms,
-            report: Box::new(|of, text| assert!(text.is_none(), "{of}: {text:?}")),
+            report: Box::new(|of, text| text.into_iter().for_each(|text| note(format!("{of}: {text}")))),
         };
         let setting = Setting {
             config: Arc::clone(&plan.config),
@@ -176,7 +200,7 @@ impl Node {
             folder,
             engine,
             desk,
-            inbox: Inbox::new(events, Arc::clone(&member)),
+            inbox: Inbox::new(inner, events, Arc::clone(&member)),
             member,
             turns,
             last_turn: None,
@@ -194,6 +218,9 @@ impl Node {
             opened: VecDeque::new(),
             last_status: String::new(),
             leaving: false,
+            frozen: None,
+            half_done: None,
+            expelled: false,
         }
     }
 
@@ -207,13 +234,30 @@ impl Node {
 
     /// One input.
     pub fn step(&mut self, input: Input, now: Instant) {
-        match &input {
-            Input::Member(MemberEvent::Assigned { membership, .. }) => self.current.renew(membership),
-            Input::Member(MemberEvent::Revoked { lost: true, .. }) => self.current.lose(),
-            _ => {}
+        if let Input::Member(event) = &input {
+            Node::hear(&self.current, event);
+            if !matches!(event, MemberEvent::Fetched(_) | MemberEvent::Revoked { lost: false, .. }) {
+                self.expelled = false;
+            }
         }
         self.engine.step(input, now);
         self.check_answer();
+    }
+
+    /// What its committer has to know of the group.
+    pub fn hear(current: &Current, event: &MemberEvent) {
+        match event {
+            MemberEvent::Assigned { membership, .. } => current.renew(membership),
+            MemberEvent::Revoked { lost: true, .. } => current.lose(),
+            MemberEvent::Revoked { lost: false, .. } => current.revoke(),
+            _ => {}
+        }
+    }
+
+    /// It is gone and does nothing any more, but for a transaction on its way, if there is one.
+    pub fn end(self) -> Option<(Box<dyn Committer>, Work)> {
+        let Node { committer, work, .. } = self;
+        work.map(|(work, _)| (committer, work))
     }
 
     /// Takes what the engine wants done.
@@ -257,17 +301,24 @@ impl Node {
         self.ended = Some(self.committer.carry_out(work, losses, &|| false));
     }
 
-    /// What the flusher's thread does with the next flush; its partition and checkpoint.
-    pub fn flush(&mut self) -> (i32, i64) {
+    /// What the flusher's thread does with the next flush; the partition and the checkpoint that are written, if they
+    /// are: it may die before that, or after it.
+    pub fn flush(&mut self, shared: &Shared) -> Option<(i32, i64)> {
         let flush = self.flushes.pop_front().expect("asked when there is one");
         let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
-        let mut result =
-            store.write(entries.iter().map(|(key, entry)| (key, Some(entry))), bookkeeping.as_ref(), checkpoint);
-        if durable && result.is_ok() {
-            result = store.flush();
+        if shared.dies_at(Point::BeforeStoreWrite) {
+            return None;
         }
+        let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, Some(entry))).collect();
+        sorted.sort_unstable_by_key(|(key, _)| *key);
+        let mut result = store.write(sorted, bookkeeping.as_ref(), checkpoint);
+        if !shared.dies_at(Point::AfterStoreWrite) && durable && result.is_ok() {
+            result = store.flush();
+            shared.dies_at(Point::AfterCheckpoint);
+        }
+        note(format!("{} flushes {partition} up to {}", self.name, checkpoint.position));
         self.flushed.push_back(Input::Flushed { partition, incarnation, result });
-        (partition, checkpoint.position)
+        Some((partition, checkpoint.position))
     }
 
     /// What the flusher's thread tells of the next flush on a disk that fails (S1, S2, S4); nothing of it is written.
@@ -279,51 +330,9 @@ impl Node {
             1 => StoreError::Unavailable(path, why),
             _ => StoreError::Full(path, why),
         };
+        note(format!("{} fails to flush {partition}: {error}", self.name));
+        reached(sometimes::DISK);
         self.flushed.push_back(Input::Flushed { partition, incarnation, result: Err(error) });
-    }
-
-    /// What the opener's thread does first.
-    pub fn claim(&mut self, repartition: &str) {
-        let (partitions, membership) = self.claims.pop_front().expect("asked when there is one");
-        let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
-        match self.opener.claim(&names, &membership, &|| false) {
-            Ok(positions) => {
-                let reads = partitions.iter().any(|(of, _)| &*of.topic != repartition);
-                let next_sequence = if reads { self.opener.next_sequence(&|| false).unwrap() } else { None };
-                for ((of, epoch), position) in partitions.into_iter().zip(positions) {
-                    self.opened.push_back(Input::Claimed { of: of.clone(), epoch, position });
-                    if &*of.topic == repartition {
-                        self.restores.push_back((of, epoch, position));
-                    } else {
-                        let opened = Ok(Opened { position, restored: None, next_sequence });
-                        self.opened.push_back(Input::Opened { of, epoch, opened });
-                    }
-                }
-            }
-            Err(OpenError::Moved) => {
-                let moved = |(of, epoch)| Input::Opened { of, epoch, opened: Err(OpenError::Moved) };
-                self.opened.extend(partitions.into_iter().map(moved));
-            }
-            Err(OpenError::Fatal(reason)) => panic!("{}: {reason}", self.name),
-        }
-    }
-
-    /// What a judge's thread does with one look; false when it has to look again.
-    pub fn judge(&mut self) -> bool {
-        let (mut case, epoch) = self.judgements.pop_front().expect("asked when there is one");
-        // Nobody waits any more.
-        if !self.engine.opening_epochs().contains(&epoch) {
-            return true;
-        }
-        match self.judge.look(&mut case) {
-            Ok(Some(judgement)) => self.opened.push_back(Input::Judged(case.held().clone(), epoch, judgement)),
-            Ok(None) | Err(LogError::Unstable(_)) => {
-                self.judgements.push_back((case, epoch));
-                return false;
-            }
-            Err(error) => panic!("{} judges {:?}: {error}", self.name, case.held()),
-        }
-        true
     }
 
     /// Some call comes to its end.

@@ -14,14 +14,17 @@ use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
 
-use super::faulty::Faults;
+use super::checks;
+use super::faults::processes::Left;
+use super::faults::{Fault, Shared};
 use super::kinds::Kind;
 use super::node::Plan;
+use super::sometimes::{self, Counts};
+use super::timeline;
 use super::workload::{self, ATTEMPTS, Scripts};
-use super::world::{self, Fault, World};
-use super::{check, timeline};
+use super::world::{self, World};
 
-/// A violation shows so many of the last lines of its timeline.
+/// A violation shows so many of the last lines of its timeline, unless `LINES` says how many.
 const SHOWN: usize = 150;
 
 /// Linux' folder in memory.
@@ -32,6 +35,8 @@ const FAST: &str = "/dev/shm";
 pub struct Report {
     /// What happened, in order.
     pub timeline: Vec<String>,
+    /// What was reached, and how often.
+    pub reached: Counts,
 }
 
 /// A seed in which something is not as promised.
@@ -50,7 +55,8 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Violation { kind, seed, what, timeline } = self;
-        let hidden = timeline.len().saturating_sub(SHOWN);
+        let shown = std::env::var("LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(SHOWN);
+        let hidden = timeline.len().saturating_sub(shown);
         if hidden > 0 {
             writeln!(f, "  … {hidden} lines before")?;
         }
@@ -63,11 +69,12 @@ impl fmt::Display for Violation {
 /// Runs one seed. A panic of whatever takes part is a violation.
 pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
     timeline::take();
+    sometimes::take();
     clock::simulate(true);
     let outcome = timeline::caught(|| play(kind, seed));
     clock::simulate(false);
     match outcome {
-        Ok(()) => Ok(Report { timeline: timeline::take() }),
+        Ok(()) => Ok(Report { timeline: timeline::take(), reached: sometimes::take() }),
         Err(what) => Err(Violation { kind: kind.name, seed, what, timeline: timeline::take() }),
     }
 }
@@ -118,14 +125,16 @@ fn draw_output(rng: &mut Rng, config: &mut Config, log: &dyn Log) {
 fn play(kind: &Kind, seed: u64) {
     let mut rng = Rng::with_seed(kind.salt() ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let folder = new_folder(kind, seed);
+    timeline::hide(folder.path());
     // The engine's jitter. Names of temporary folders are drawn from it, too, if there are any after this.
     fastrand::seed(seed);
     let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
     config.processing.superseded = kind.superseded;
     config.processing.guarantee = kind.guarantee;
     let topics = Topics::new(&config.application.id, &config.source.topics);
-    let faults = Faults::new(rng.u64(..), kind.bad_commits);
-    let log = world::open_log(folder.path(), &faults);
+    let path = folder.path().join("log");
+    let shared = Shared::new(rng.u64(..), kind.bad_commits, kind.late_markers, path.clone());
+    let log = world::open_log(path, &shared);
     let partitions = if kind.stamp == StampSource::Offset { 1 } else { rng.i32(1..=4) };
     let source =
         NewTopic { name: topics.sources[0].to_string(), partitions, replication_factor: None, settings: Vec::new() };
@@ -133,12 +142,9 @@ fn play(kind: &Kind, seed: u64) {
     draw_output(&mut rng, &mut config, log.as_ref());
     let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
     let count = rng.usize(20..150);
-    let mut workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
-    if kind.stamp != StampSource::Arrival {
-        workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
-    }
+    let workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes };
-    let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=6) };
+    let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=8) };
     let seldom = rng.u32(40..400);
     let mut world = World::new(plan, workload, folder, log, rng);
     world.dies_in_commits = kind.faults.contains(&Fault::Crash);
@@ -147,30 +153,36 @@ fn play(kind: &Kind, seed: u64) {
         world.join(folder);
     }
     world.run(kind.faults, budget, seldom);
-    if kind.stamp == StampSource::Arrival {
-        check::order(&mut world);
+    match kind.stamp {
+        StampSource::Arrival => checks::order(&mut world),
+        StampSource::Offset | StampSource::Header => {
+            let scripts = world.plan.scripts.clone();
+            world.workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
+        }
     }
-    check::books(&mut world);
+    checks::reader::has_seen_all(&world);
+    checks::answers::were_committed(&world);
+    checks::books(&mut world);
     if kind.superseded == Superseded::Drop {
-        return check::dropped(&world);
+        return checks::dropped(&world);
     }
-    check::changelog(&world);
-    check::output(&world);
-    check::lookups(&mut world);
-    check::events(&world);
-    check::dead_letters(&world);
-    check::progress(&world);
+    checks::changelog(&world);
+    checks::output(&world);
+    checks::lookups(&mut world);
+    checks::events(&world);
+    checks::dead_letters(&world);
+    checks::progress(&world);
     // Again on the same folders: nothing runs twice, only the tail is restored; of two seeds one has no positions of
     // the group any more (P9, P23).
-    world.crash(|world| {
+    world.crash(Left::Whole, |world| {
         if seed.is_multiple_of(2) {
-            world.forget()
+            world.forget();
         }
     });
     world.run(&[], 0, 1);
-    check::lookups(&mut world);
-    check::stores(&mut world);
-    check::output(&world);
-    check::events(&world);
-    check::dead_letters(&world);
+    checks::lookups(&mut world);
+    checks::stores(&mut world);
+    checks::output(&world);
+    checks::events(&world);
+    checks::dead_letters(&world);
 }

@@ -4,16 +4,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Once;
 
 thread_local! {
     static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static FOLDER: RefCell<String> = const { RefCell::new(String::new()) };
     static RUNS: Cell<bool> = const { Cell::new(false) };
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// From now on lines do not show where the seed's folder is: each run has another.
+pub fn hide(folder: &Path) {
+    FOLDER.with_borrow_mut(|hidden| *hidden = folder.display().to_string());
+}
+
 /// Adds a line.
 pub fn note(what: String) {
+    let what = FOLDER.with_borrow(|folder| if folder.is_empty() { what } else { what.replace(folder, "…") });
     LINES.with_borrow_mut(|lines| lines.push(what));
 }
 

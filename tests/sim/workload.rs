@@ -97,7 +97,7 @@ impl Scripts {
 pub struct Draft {
     /// Where it is appended.
     pub partition: i32,
-    /// Its offset there.
+    /// Its offset there, once it is appended.
     pub offset: i64,
     /// The record.
     pub record: NewRecord,
@@ -123,7 +123,7 @@ pub struct Expected {
 pub struct Workload {
     /// Records in the order in which they are appended.
     pub records: Vec<Draft>,
-    /// What is right in the end; with `arrival` only known once all is sequenced.
+    /// What is right in the end; known once all is appended and, with `arrival`, sequenced.
     pub expected: Expected,
     stamp: StampSource,
 }
@@ -138,7 +138,10 @@ impl Workload {
     /// The end of each source partition that has records.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
         let mut ends = BTreeMap::new();
-        self.records.iter().for_each(|draft| *ends.entry(draft.partition).or_default() += 1);
+        for draft in &self.records {
+            let end = ends.entry(draft.partition).or_default();
+            *end = draft.offset.max(*end - 1) + 1;
+        }
         ends
     }
 
@@ -286,12 +289,6 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
         order.push((place + late, draft));
     }
     order.sort_by_key(|(place, _)| *place);
-    let mut records: Vec<Draft> = order.into_iter().map(|(_, draft)| draft).collect();
-    let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
-    for draft in &mut records {
-        let end = ends.entry(draft.partition).or_default();
-        draft.offset = *end;
-        *end += 1;
-    }
+    let records = order.into_iter().map(|(_, draft)| draft).collect();
     Workload { records, expected: Expected::default(), stamp }
 }

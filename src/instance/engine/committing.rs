@@ -210,7 +210,7 @@ impl<C: Calls> Engine<C> {
             }
             slot.touched = false;
             work.offsets.push(OffsetCommit { of: of.clone(), position: slot.source.position, metadata: mark(of) });
-            sources.push((of.clone(), slot.epoch, slot.source.position));
+            sources.push((of.clone(), slot.incarnation, slot.source.position));
         }
         for (of, position) in self.revoking.iter().flat_map(|revoking| &revoking.dropped) {
             work.offsets.push(OffsetCommit { of: of.clone(), position: *position, metadata: mark(of) });
@@ -291,8 +291,8 @@ impl<C: Calls> Engine<C> {
             entries: committing.entries as u64,
         });
         committing.composition.tell();
-        for (of, epoch, position) in committing.sources {
-            if let Some(slot) = self.sources.get_mut(&of).filter(|slot| slot.epoch == epoch) {
+        for (of, incarnation, position) in committing.sources {
+            if let Some(slot) = self.sources.get_mut(&of).filter(|slot| slot.incarnation == incarnation) {
                 slot.source.committed = position;
             } else {
                 self.moved_while_dropped(&of, position);

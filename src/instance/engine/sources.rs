@@ -23,6 +23,9 @@ const RENEWAL: Duration = Duration::from_secs(12 * 3600);
 #[derive(Debug)]
 pub(super) struct SourceSlot {
     pub(super) source: Source,
+    /// The epoch under which it was opened.
+    pub(super) incarnation: u64,
+    /// The epoch of its latest start: a newer one once it has stood at a record to be judged (B2).
     pub(super) epoch: u64,
     pub(super) touched: bool,
     pub(super) paused: bool,
@@ -85,7 +88,7 @@ impl<C: Calls> Engine<C> {
         }
         let topic_id = self.setting.topic_ids.get(&of.topic).cloned().unwrap_or_default();
         let source = Source::new(of.clone(), topic_id, position);
-        let slot = SourceSlot { source, epoch, touched: false, paused: false, judging: false };
+        let slot = SourceSlot { source, incarnation: epoch, epoch, touched: false, paused: false, judging: false };
         self.sources.insert(of.clone(), slot);
     }
 

@@ -1,6 +1,10 @@
-//! What must be true at the end of every seed.
+//! What must be true at the end of every seed; `answers.rs` and `reader.rs` look while it runs.
+
+pub mod answers;
+pub mod reader;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,16 +15,32 @@ use tidegate::entry::Entry;
 use tidegate::event::{Action, StampedEvent};
 use tidegate::instance::engine::{Answered, Input, Question};
 use tidegate::instance::view::TaskState;
-use tidegate::log::{Log, Record, TopicPartition};
+use tidegate::log::embedded::EmbeddedLog;
+use tidegate::log::{Isolation, Log, Record, TopicPartition};
 use tidegate::proto;
 use tidegate::reference::Held;
 use tidegate::stamp::Stamp;
 use tidegate::topics::partition_of;
 use tokio::sync::oneshot;
 
-use super::faulty::read;
+use super::sometimes::{self, reached};
 use super::workload::ATTEMPTS;
 use super::world::World;
+
+/// All committed records from `position` on.
+pub fn read(log: &EmbeddedLog, of: &TopicPartition, position: i64) -> Vec<Record> {
+    let end = log.watermarks(of).unwrap().high;
+    let mut reader = log.reader(of, position, Isolation::ReadCommitted, true).unwrap();
+    let mut all = Vec::new();
+    while reader.position() < end {
+        let before = reader.position();
+        all.extend(reader.next(Duration::ZERO).unwrap());
+        if reader.position() == before {
+            break; // The rest is undecided.
+        }
+    }
+    all
+}
 
 fn partitions(world: &World, topic: &std::sync::Arc<str>) -> Vec<TopicPartition> {
     (0..world.plan.config.processing.partitions).map(|partition| TopicPartition::new(topic, partition)).collect()
@@ -33,13 +53,14 @@ pub fn all_is_committed(world: &mut World) -> bool {
 }
 
 /// What is not committed of each partition that the group reads.
-pub fn lags(world: &World) -> Vec<(TopicPartition, i64)> {
+pub fn lags(world: &World) -> Vec<(TopicPartition, usize)> {
     let mut all = partitions(world, &world.plan.topics.repartition);
     all.extend(world.plan.topology.source_partitions.iter().cloned());
     let log = world.log();
     let committed = log.committed(&world.plan.config.application.id, &all, true).unwrap();
     let lag = |(of, committed): (TopicPartition, Option<tidegate::log::Committed>)| {
-        let lag = log.watermarks(&of).unwrap().high - committed.map_or(0, |committed| committed.position);
+        let position = committed.map_or(0, |committed| committed.position);
+        let lag = read(&log.inner, &of, position).len();
         (lag > 0).then_some((of, lag))
     };
     all.into_iter().zip(committed).filter_map(lag).collect()
@@ -47,7 +68,7 @@ pub fn lags(world: &World) -> Vec<(TopicPartition, i64)> {
 
 fn running(world: &mut World) -> usize {
     let now = clock::now();
-    let count = |node: &mut super::node::Node| {
+    let count = |node: &mut crate::node::Node| {
         let (answer, mut status) = oneshot::channel();
         node.step(Input::Question(Question::Status(answer)), now);
         let status = status.try_recv().expect("answered at once");
@@ -89,7 +110,7 @@ pub fn order(world: &mut World) {
     let mut places = BTreeMap::new();
     let mut next = 0;
     let of = TopicPartition::new(&world.plan.topics.order, 0);
-    tidegate::sequencer::order::read(world.log().as_ref(), &of, |run| {
+    tidegate::sequencer::order::read(world.log().inner.as_ref(), &of, |run| {
         assert_eq!(run.first_sequence, next, "U1: the order has no gap and nothing twice");
         for (offset, sequence) in (run.first_offset..).zip(next..next + run.count) {
             assert_eq!(places.insert((run.partition, offset), sequence), None, "U1: a record has two places");
@@ -109,7 +130,7 @@ fn held(entry: Entry) -> Held {
 fn entries(world: &World) -> BTreeMap<Bytes, Vec<Held>> {
     let mut all: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
     for of in partitions(world, &world.plan.topics.changelog) {
-        let records = read(world.log().as_ref(), &of, 0).into_iter();
+        let records = read(&world.log().inner, &of, 0).into_iter();
         for (key, value) in records.filter_map(|record| record.key.filter(|key| !key.is_empty()).zip(record.value)) {
             all.entry(key).or_default().push(held(Entry::decode(value).unwrap()));
         }
@@ -123,7 +144,7 @@ pub fn output(world: &World) {
     let Some(output) = &world.plan.topology.output else { return };
     let mut told: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
     for partition in 0..output.partitions {
-        for record in read(world.log().as_ref(), &TopicPartition::new(&output.topic, partition), 0) {
+        for record in read(&world.log().inner, &TopicPartition::new(&output.topic, partition), 0) {
             let (key, value) = (record.key.expect("a key"), record.value.expect("no marker goes yet"));
             assert_eq!(partition_of(&key, output.partitions), partition, "the partition of {key:?}");
             let (of_value, held) = match output.format {
@@ -169,7 +190,7 @@ pub fn changelog(world: &World) {
 fn state(world: &World) -> BTreeMap<Bytes, Held> {
     let mut state = BTreeMap::new();
     for of in partitions(world, &world.plan.topics.changelog) {
-        for record in read(world.log().as_ref(), &of, 0) {
+        for record in read(&world.log().inner, &of, 0) {
             let key = record.key.expect("entries and bookkeeping have keys");
             if key.is_empty() {
                 continue;
@@ -261,7 +282,11 @@ fn may_double(world: &World) -> bool {
 fn forgive_doubles<T: PartialEq>(world: &World, found: &mut Vec<T>) {
     world.workload.forgive_doubles(found);
     if may_double(world) {
+        let before = found.len();
         found.dedup();
+        if found.len() < before {
+            reached(sometimes::TWICE);
+        }
     }
 }
 
@@ -276,7 +301,7 @@ pub fn events(world: &World) {
 fn found_events(world: &World) -> Vec<StampedEvent> {
     let mut found: Vec<StampedEvent> = Vec::new();
     for of in partitions(world, &world.plan.topics.repartition) {
-        let records = read(world.log().as_ref(), &of, 0);
+        let records = read(&world.log().inner, &of, 0);
         let decode = |record: Record| StampedEvent::decode(record.key.unwrap(), record.value.unwrap()).unwrap();
         found.extend(records.into_iter().map(decode));
     }
@@ -288,7 +313,7 @@ fn found_events(world: &World) -> Vec<StampedEvent> {
 pub fn dead_letters(world: &World) {
     let mut found = Vec::new();
     for of in partitions(world, &world.plan.topics.dead_letter) {
-        for record in read(world.log().as_ref(), &of, 0) {
+        for record in read(&world.log().inner, &of, 0) {
             let header = |name: &str| {
                 let value = record.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_vec());
                 value.map(|value| String::from_utf8(value).unwrap()).unwrap_or_default()
@@ -320,7 +345,7 @@ pub fn progress(world: &World) {
     let of = TopicPartition::new(&world.plan.topics.progress, 0);
     let mut sums: BTreeMap<(u32, u32, u64, u32), i64> = BTreeMap::new();
     let (mut positions, mut uncounted) = (BTreeMap::<i32, i64>::new(), false);
-    for record in read(world.log().as_ref(), &of, 0) {
+    for record in read(&world.log().inner, &of, 0) {
         let progress = proto::Progress::decode(record.value.unwrap()).unwrap();
         if !progress.topics.is_empty() {
             continue; // What is told at the start.

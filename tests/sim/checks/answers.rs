@@ -1,0 +1,76 @@
+//! What engines answer while everything goes on: only what is or will be in the committed changelog, never less than
+//! before, and nothing after a long pause (protocol P8).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidegate::clock;
+use tidegate::instance::engine::{Answered, Input, Question};
+use tidegate::instance::view::ListQuery;
+use tidegate::reference::Held;
+use tidegate::stamp::Stamp;
+use tokio::sync::oneshot;
+
+use super::held;
+use crate::node::Node;
+use crate::sometimes::{self, reached};
+use crate::world::World;
+
+/// What was answered so far.
+#[derive(Debug, Default)]
+pub struct Answers {
+    last: BTreeMap<Bytes, Stamp>,
+    all: Vec<(Bytes, Held)>,
+}
+
+/// What an engine says that a key holds; `None` = it does not answer for it.
+fn lookup(node: &mut Node, key: &Bytes) -> Option<Option<Held>> {
+    let (answer, mut answered) = oneshot::channel();
+    node.step(Input::Question(Question::Lookup(key.clone(), answer)), clock::now());
+    match answered.try_recv().expect("answered at once") {
+        Answered::Entry(entry) => Some(Some(held(entry))),
+        // A damaged store may be found to be so here; then it says nothing.
+        Answered::AskStore(store) => store.get(key).ok().map(|entry| entry.map(held)),
+        Answered::NotReady(_) | Answered::NotHere => None,
+    }
+}
+
+/// Asks everybody for some key. Who has been expelled and could not know it yet may tell what was true before.
+pub fn ask(world: &mut World) {
+    let key = Bytes::from(format!("k{}", world.rng.u32(..world.plan.scripts.keys)));
+    let World { nodes, answers, .. } = world;
+    for node in nodes.iter_mut().filter(|node| node.frozen.is_none()) {
+        let Some(answer) = lookup(node, &key) else { continue };
+        reached(sometimes::ANSWERED);
+        if !node.expelled {
+            let stamp = answer.as_ref().map(|(stamp, ..)| stamp);
+            let last = answers.last.get(&key);
+            assert!(stamp >= last, "{} says of {key:?} {stamp:?}, and {last:?} was told before", node.name);
+            answers.last.extend(stamp.map(|stamp| (key.clone(), stamp.clone())));
+        }
+        answers.all.extend(answer.map(|held| (key.clone(), held)));
+    }
+}
+
+/// P8: an engine that stood still for longer than its session says nothing.
+pub fn refuses(world: &mut World, place: usize) {
+    let keys = world.plan.scripts.keys;
+    let node = &mut world.nodes[place];
+    for key in (0..keys).map(|number| Bytes::from(format!("k{number}"))) {
+        assert_eq!(lookup(node, &key), None, "P8: {} answers for {key:?}", node.name);
+    }
+    let (answer, mut listings) = oneshot::channel();
+    let query = ListQuery { limit: 9, ..ListQuery::default() };
+    node.step(Input::Question(Question::List(query, answer)), clock::now());
+    let listed = listings.try_recv().expect("answered at once").is_ok_and(|listings| !listings.is_empty());
+    assert!(!listed, "P8: {} lists", node.name);
+}
+
+/// Nothing was told that was not committed.
+pub fn were_committed(world: &World) {
+    let entries = super::entries(world);
+    for (key, told) in &world.answers.all {
+        let committed = entries.get(key).is_some_and(|entries| entries.contains(told));
+        assert!(committed, "{key:?} was said to hold {told:?}, which was never committed");
+    }
+}

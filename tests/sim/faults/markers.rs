@@ -1,0 +1,60 @@
+//! Transactions that stay undecided for a while: those of strangers, and committed ones whose markers come late.
+//!
+//! A broker acknowledges a commit before its markers stand in every partition. Here each part of such a transaction is
+//! a transaction of its own for the log, so that the parts become readable one by one.
+
+use fastrand::Rng;
+use tidegate::log::embedded::EmbeddedLog;
+
+use crate::sometimes::{self, reached};
+use crate::timeline::note;
+
+/// What becomes of a transaction is known, and does not stand in the log yet.
+#[derive(Debug)]
+struct Late {
+    /// The transactional id.
+    id: String,
+    /// The log's number of it.
+    number: u64,
+    commit: bool,
+}
+
+/// All of them; they outlive the process, as they would on a broker.
+#[derive(Debug, Default)]
+pub struct Markers(Vec<Late>);
+
+impl Markers {
+    /// The marker of transaction `number` of `id` will come later.
+    pub fn put(&mut self, id: &str, number: u64, commit: bool) {
+        reached(sometimes::LATE_MARKER);
+        self.0.push(Late { id: id.to_owned(), number, commit });
+    }
+
+    /// Whether some are still to come.
+    pub fn are_late(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Some marker comes.
+    pub fn one(&mut self, log: &EmbeddedLog, rng: &mut Rng) {
+        if !self.0.is_empty() {
+            let place = rng.usize(..self.0.len());
+            let late = self.0.swap_remove(place);
+            decide(log, &late);
+        }
+    }
+
+    /// Those of one id come: the next transaction of an id begins, and a claim goes on, only after that.
+    pub fn all_of(&mut self, log: &EmbeddedLog, id: &str) {
+        let (of, others) = std::mem::take(&mut self.0).into_iter().partition(|late| late.id == id);
+        self.0 = others;
+        let of: Vec<Late> = of;
+        of.iter().for_each(|late| decide(log, late));
+    }
+}
+
+fn decide(log: &EmbeddedLog, late: &Late) {
+    let Late { id, number, commit } = late;
+    note(format!("the marker of {id}'s transaction {number} comes, committed: {commit}"));
+    log.decide(*number, *commit).expect("nobody else decides it");
+}

@@ -1,0 +1,226 @@
+//! What goes wrong: drawn from the seed, kept apart from the workload and from what is checked.
+//!
+//! | file           | what befalls                                                      |
+//! | -------------- | ----------------------------------------------------------------- |
+//! | `commits.rs`   | transactions, plain appends and plain positions                   |
+//! | `markers.rs`   | readers: transactions that stay undecided for a while             |
+//! | `points.rs`    | an engine, at a named point of its work                           |
+//! | `processes.rs` | engines and the whole process: death, freezing, moves             |
+//! | `halves.rs`    | the log: a transaction of an engine that stands still             |
+//! | `disks.rs`     | stores and the log's last write                                   |
+//! | `strangers.rs` | topics: what others leave in them                                 |
+//! | `log.rs`       | nothing: it puts the above between the engine and the log         |
+
+pub mod commits;
+pub mod disks;
+pub mod halves;
+pub mod log;
+pub mod markers;
+pub mod points;
+pub mod processes;
+pub mod strangers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use fastrand::Rng;
+use tidegate::log::embedded::EmbeddedLog;
+use tidegate::log::{Log, TopicPartition};
+
+use disks::Tail;
+use markers::Markers;
+use points::{Fuse, Point};
+
+/// What may befall a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process dies and starts again on the same folders.
+    Crash,
+    /// It starts again without its stores.
+    CrashAndWipe,
+    /// It starts again with the stores as they were on the disk some time ago.
+    CrashAndGoBack,
+    /// It starts again after the group's positions have expired.
+    CrashAndForget,
+    /// It starts again, and a file of a store is damaged.
+    CrashAndTear,
+    /// Somebody dies at a named point.
+    Die,
+    /// One of the engines dies, its last transaction perhaps on its way; another takes its place.
+    KillOne,
+    /// A member is expelled: its partitions are lost, and it joins anew.
+    Expel,
+    /// An engine stands still, perhaps for longer than its session, and goes on with all that it knew.
+    Freeze,
+    /// Another engine joins.
+    Join,
+    /// An engine leaves in good order.
+    Leave,
+    /// The disk takes nothing for a while, or what it has taken is damaged.
+    FailDisk,
+    /// Somebody else leaves a transaction in a topic: aborted, or open for a while.
+    Stranger,
+}
+
+/// What a commit comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Well,
+    Late,
+    Aborted,
+    Fenced,
+    UnknownNot,
+    UnknownDone,
+}
+
+/// What the driver and all that stands between the engines and the log know of the faults. It outlives the process.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<State>>);
+
+struct State {
+    rng: Rng,
+    /// Of a hundred commits so many do not end well.
+    bad_commits: u32,
+    /// Of a hundred commits so many have markers that come late.
+    late_markers: u32,
+    fuse: Fuse,
+    markers: Markers,
+    /// How often each transactional id was taken over.
+    holders: BTreeMap<String, u64>,
+    log: Weak<EmbeddedLog>,
+    folder: PathBuf,
+    torn: Option<Tail>,
+}
+
+impl Shared {
+    /// The folder is the log's.
+    pub fn new(seed: u64, bad_commits: u32, late_markers: u32, folder: PathBuf) -> Shared {
+        let rng = Rng::with_seed(seed);
+        let (fuse, markers, holders) = (Fuse::default(), Markers::default(), BTreeMap::new());
+        let (log, torn) = (Weak::new(), None);
+        Shared(Arc::new(Mutex::new(State {
+            rng,
+            bad_commits,
+            late_markers,
+            fuse,
+            markers,
+            holders,
+            log,
+            folder,
+            torn,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nothing panics while it is held")
+    }
+
+    /// The log was opened.
+    pub fn opened(&self, log: &Arc<EmbeddedLog>) {
+        self.state().log = Arc::downgrade(log);
+    }
+
+    fn log(&self) -> Arc<EmbeddedLog> {
+        self.state().log.upgrade().expect("it is open while somebody works with it")
+    }
+
+    fn end(&self, of: &TopicPartition) -> Option<i64> {
+        Some(self.log().watermarks(of).ok()?.high)
+    }
+
+    /// A number from `least` to `most`.
+    fn draw(&self, least: usize, most: usize) -> usize {
+        self.state().rng.usize(least..=most)
+    }
+
+    fn outcome(&self) -> Outcome {
+        let state = &mut *self.state();
+        let drawn = state.rng.u32(..100);
+        if drawn < state.bad_commits {
+            let bad = [Outcome::Aborted, Outcome::Fenced, Outcome::UnknownNot, Outcome::UnknownDone];
+            return bad[state.rng.usize(..4)];
+        }
+        if drawn < state.bad_commits + state.late_markers { Outcome::Late } else { Outcome::Well }
+    }
+
+    /// See [`Fuse::dies_at`].
+    pub fn dies_at(&self, point: Point) -> bool {
+        self.state().fuse.dies_at(point)
+    }
+
+    fn fuse_is_set(&self, points: &[Point]) -> bool {
+        self.state().fuse.is_set(points)
+    }
+
+    /// Somebody is to die at a point that engines get to.
+    pub fn set_fuse(&self, transactions: bool) {
+        let state = &mut *self.state();
+        let points: Vec<_> = points::POINTS.iter().filter(|point| point.is_on_the_way(transactions)).collect();
+        state.fuse.set(*points[state.rng.usize(..points.len())]);
+    }
+
+    /// Nobody is to die any more.
+    pub fn remove_fuse(&self) {
+        self.state().fuse.remove();
+    }
+
+    /// See [`Fuse::is_dead`].
+    pub fn is_dead(&self) -> bool {
+        self.state().fuse.is_dead()
+    }
+
+    /// See [`Fuse::take_died`].
+    pub fn take_died(&self) -> Option<Point> {
+        self.state().fuse.take_died()
+    }
+
+    /// Whether markers are still to come.
+    pub fn markers_are_late(&self) -> bool {
+        self.state().markers.are_late()
+    }
+
+    fn comes_late(&self, id: &str, number: u64, commit: bool) {
+        self.state().markers.put(id, number, commit);
+    }
+
+    /// Some marker comes.
+    pub fn one_marker(&self) {
+        let log = self.log();
+        let State { markers, rng, .. } = &mut *self.state();
+        markers.one(&log, rng);
+    }
+
+    fn markers_of(&self, id: &str) {
+        let log = self.log();
+        self.state().markers.all_of(&log, id);
+    }
+
+    /// Somebody new holds the transactional id.
+    fn holds(&self, id: &str) -> u64 {
+        let state = &mut *self.state();
+        let epoch = state.holders.entry(id.to_owned()).or_default();
+        *epoch += 1;
+        *epoch
+    }
+
+    fn is_held(&self, id: &str, epoch: u64) -> bool {
+        self.state().holders.get(id) == Some(&epoch)
+    }
+
+    fn log_tail(&self) -> Tail {
+        Tail::of(&self.state().folder)
+    }
+
+    fn tears_from(&self, before: Tail) {
+        self.state().torn = Some(before);
+    }
+
+    /// The power has failed: what the last write was may not be on the disk.
+    pub fn tear_log(&self) {
+        let State { torn, rng, folder, .. } = &mut *self.state();
+        if let Some(before) = torn.take() {
+            before.tear(folder, rng);
+        }
+    }
+}

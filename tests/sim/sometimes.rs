@@ -1,0 +1,96 @@
+//! What some seed has to reach, or the simulator is blind: counted per seed, summed up by a campaign.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::faults::points::POINTS;
+
+/// How often each thing was reached.
+pub type Counts = BTreeMap<&'static str, u64>;
+
+thread_local! {
+    static COUNTS: RefCell<Counts> = const { RefCell::new(BTreeMap::new()) };
+}
+
+pub const ABORTED: &str = "a commit is aborted";
+pub const FENCED: &str = "a producer is fenced";
+pub const STALE: &str = "a commit is tried again under a newer membership";
+pub const UNKNOWN_DONE: &str = "an outcome is unknown, and it is committed";
+pub const UNKNOWN_NOT: &str = "an outcome is unknown, and it is not";
+pub const LATE_MARKER: &str = "a marker comes late";
+pub const LATE_MARKER_RESTORE: &str = "a restore meets a late marker";
+pub const LATE_MARKER_CLAIM: &str = "a claim meets a position that is not stable";
+pub const PART: &str = "a commit without transactions is there in part";
+pub const TWICE: &str = "an event stands twice, without transactions";
+pub const LATE: &str = "an event comes too late";
+pub const LATE_PARENT: &str = "an event that comes too late has children";
+pub const WIPED: &str = "a process starts again without its stores";
+pub const BACK: &str = "a process starts again with older stores";
+pub const FORGOTTEN: &str = "a process dies, and its stores lose what was in memory";
+pub const EXPIRED: &str = "the group's positions have expired";
+pub const DISK: &str = "a store cannot be written";
+pub const TORN: &str = "a store's file is damaged";
+pub const REBUILT: &str = "a damaged store is restored";
+pub const TAIL: &str = "the log's last write is torn";
+pub const KILLED: &str = "an engine dies";
+pub const ZOMBIE: &str = "a dead engine's transaction is refused";
+pub const FROZEN: &str = "a frozen engine returns, others own its partitions";
+pub const FROZEN_BRIEFLY: &str = "a frozen engine returns in time";
+pub const FROZEN_WORK: &str = "a frozen engine returns with a transaction on its way";
+pub const FROZEN_HALF: &str = "what a frozen engine had half done is ended by others";
+pub const EXPELLED: &str = "an engine is expelled";
+pub const REVOKE_IN_FLIGHT: &str = "a revoke meets a transaction on its way";
+pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
+pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
+pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
+pub const ANSWERED: &str = "a key is asked for while all goes on";
+
+const OTHERS: &[&str] = &[
+    ABORTED,
+    FENCED,
+    STALE,
+    UNKNOWN_DONE,
+    UNKNOWN_NOT,
+    LATE_MARKER,
+    LATE_MARKER_RESTORE,
+    LATE_MARKER_CLAIM,
+    PART,
+    TWICE,
+    LATE,
+    LATE_PARENT,
+    WIPED,
+    BACK,
+    FORGOTTEN,
+    EXPIRED,
+    DISK,
+    TORN,
+    REBUILT,
+    TAIL,
+    KILLED,
+    ZOMBIE,
+    FROZEN,
+    FROZEN_BRIEFLY,
+    FROZEN_WORK,
+    FROZEN_HALF,
+    EXPELLED,
+    REVOKE_IN_FLIGHT,
+    MOVED_RESTORING,
+    STRANGER_ABORTED,
+    STRANGER_OPEN,
+    ANSWERED,
+];
+
+/// Everything that some seed has to reach.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    OTHERS.iter().copied().chain(POINTS.iter().map(|point| point.reached()))
+}
+
+/// Counts it.
+pub fn reached(what: &'static str) {
+    COUNTS.with_borrow_mut(|counts| *counts.entry(what).or_default() += 1);
+}
+
+/// What was reached on this thread since the last call.
+pub fn take() -> Counts {
+    COUNTS.with_borrow_mut(std::mem::take)
+}
