@@ -51,6 +51,8 @@ pub struct Task {
     pub closing: bool,
     /// Its committed entries are to go into the store with the next commit.
     pub wants_flush: bool,
+    /// When they went there last.
+    pub last_flush: Option<Instant>,
     /// Committed bookkeeping that the store does not have yet.
     pub unflushed_bookkeeping: Option<Bytes>,
     /// Position and done-set as this incarnation has written them last.
@@ -74,6 +76,7 @@ impl Task {
             paused: false,
             closing: false,
             wants_flush: false,
+            last_flush: None,
             unflushed_bookkeeping: None,
             written: None,
         }

@@ -217,8 +217,8 @@ const TOOLS: &[(&[&str], i32, &str)] = &[
     (&["topics", "check"], 0, "the topics fit"),
     (&["topics", "create"], 0, "0 topics created"),
     (&["topics", "purge"], 0, "deleted"),
-    (&["reset"], 0, "--execute would be refused: the group"),
-    (&["reset", "--execute"], 1, "has members"),
+    (&["reset"], 0, "--execute would be refused: not authorized"),
+    (&["reset", "--execute"], 1, "Delete on group"),
     (&["config", "check"], 0, "the configuration is valid"),
     (&["config", "show"], 0, "SCRAM-SHA-512"),
     (&["verify", "--token", TOKEN], 2, "server.token_file"),
@@ -230,7 +230,7 @@ const TOOLS: &[(&[&str], i32, &str)] = &[
 const AFTERWARDS: &[(&[&str], i32, &str)] = &[
     (&["verify"], 0, "are those of the serial reference"),
     (&["topics", "purge", "--output", "json"], 0, "\"purged\""),
-    (&["reset"], 0, "--execute carries it out"),
+    (&["reset"], 0, "nothing was changed"),
     (&["reset", "--execute"], 1, "Delete on group"),
 ];
 

@@ -30,6 +30,10 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 const WAITING_PERCENT: u64 = 1;
 const WAITING: u64 = 1000;
 
+/// But a store takes what waits no more often than this: under a high load the same keys come again and again, and
+/// what a second brings is read again in a fraction of one.
+const APART: Duration = Duration::from_secs(1);
+
 /// A composition of this size is committed before its interval is over.
 const LARGE: usize = 32 << 20;
 
@@ -193,7 +197,7 @@ impl<C: Calls> Engine<C> {
             let entries = task.overlay.commit_begins();
             let bookkeeping = task.bookkeeping();
             let position = task.done.low();
-            task.wants_flush |= goes || task.overlay.committed_bytes() > share || waits_for_its_store(task);
+            task.wants_flush |= goes || task.overlay.committed_bytes() > share || waits_for_its_store(task, now);
             if task.wants_flush && !task.overlay.is_flushing() {
                 work.ends_of.push(TopicPartition::new(&self.setting.topics.changelog, *partition));
             }
@@ -311,7 +315,7 @@ impl<C: Calls> Engine<C> {
             let Some((_, end)) = ends.iter().find(|(of, _)| *of == changelog) else { continue };
             let of = TopicPartition::new(&self.setting.topics.repartition, partition);
             let goes = self.revoking.as_ref().is_some_and(|revoking| revoking.partitions.contains(&of));
-            if let Some(flush) = flush(task, *end, goes) {
+            if let Some(flush) = flush(task, *end, goes, now) {
                 self.effects.push(self.disk.begins(flush));
             }
         }
@@ -319,15 +323,17 @@ impl<C: Calls> Engine<C> {
 }
 
 /// Whether so much waits that a restart after a kill would have too much to read.
-fn waits_for_its_store(task: &Task) -> bool {
+fn waits_for_its_store(task: &Task, now: Instant) -> bool {
     let records = task.overlay.committed_records();
-    records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
+    let is_rested = task.last_flush.is_none_or(|last| now.saturating_duration_since(last) >= APART);
+    is_rested && records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
 }
 
 /// Everything committed, with the end of the changelog asked after the commit that made it so (O2).
-fn flush(task: &mut Task, end: i64, durable: bool) -> Option<Flush> {
+fn flush(task: &mut Task, end: i64, durable: bool, now: Instant) -> Option<Flush> {
     let entries = task.overlay.flush_begins()?;
     task.wants_flush = false;
+    task.last_flush = Some(now);
     let checkpoint = Checkpoint { position: end, at_end_ms: clock::wall_ms() };
     Some(Flush {
         partition: task.partition,
