@@ -84,10 +84,9 @@ pub fn ask(world: &mut World) -> Said {
     said
 }
 
-/// It stands still for so long.
-pub fn sleeps(world: &mut World, pause: Duration) {
-    clock::sleep(pause);
-    world.nodes[0].step(Input::Awake(clock::boot()), clock::now());
+/// The clock that runs during suspends says so; the engine's own has stood still.
+pub fn awake(world: &mut World, boot: Duration) {
+    world.nodes[0].step(Input::Awake(boot), clock::now());
 }
 
 /// Until the engine hands a transaction out, without carrying it out.
@@ -109,15 +108,19 @@ pub fn decide(world: &mut World) {
 #[test]
 fn after_a_pause_the_group_is_asked_first() {
     let mut world = at_rest(StampSource::Offset);
+    let mut boot = clock::boot();
+    awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held);
-    sleeps(&mut world, SHORT);
+    boot += SHORT;
+    awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::Held, "within the session");
     hand_out(&mut world);
     assert!(world.nodes[0].work.is_none(), "nothing to commit");
 
-    sleeps(&mut world, PAUSE);
+    boot += PAUSE;
+    awake(&mut world, boot);
     assert_eq!(ask(&mut world), Said::NotReady);
-    sleeps(&mut world, Duration::from_millis(10));
+    awake(&mut world, boot + Duration::from_millis(10));
     assert_eq!(ask(&mut world), Said::NotReady, "being awake again proves nothing");
     hand_out(&mut world);
     let (work, _) = world.nodes[0].work.as_ref().expect("a commit of positions alone");
@@ -132,9 +135,10 @@ fn after_a_pause_the_group_is_asked_first() {
 #[test]
 fn a_commit_from_before_a_pause_confirms_nothing() {
     let mut world = at_rest(StampSource::Offset);
-    sleeps(&mut world, PAUSE);
+    let boot = clock::boot();
+    awake(&mut world, boot + PAUSE);
     hand_out(&mut world);
-    sleeps(&mut world, PAUSE);
+    awake(&mut world, boot + 2 * PAUSE);
     decide(&mut world);
     assert_eq!(ask(&mut world), Said::NotReady);
     hand_out(&mut world);
@@ -150,7 +154,8 @@ fn a_woken_engine_that_was_expelled_answers_nothing() {
     log.members(&group).iter().filter(|id| id.starts_with(&name)).for_each(|id| log.expel(&group, id));
     let folder = world.free_folder();
     world.join(folder);
-    sleeps(&mut world, PAUSE);
+    let boot = clock::boot();
+    awake(&mut world, boot + PAUSE);
     assert_eq!(ask(&mut world), Said::NotReady, "before it has heard of its loss");
     hand_out(&mut world);
     decide(&mut world);

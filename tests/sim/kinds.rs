@@ -197,3 +197,8 @@ impl Kind {
             .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
+
+#[test]
+fn each_kind_is_found_by_its_name() {
+    KINDS.iter().for_each(|kind| assert!(std::ptr::eq(kind, Kind::named(kind.name)), "{} is there twice", kind.name));
+}

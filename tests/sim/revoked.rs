@@ -6,7 +6,7 @@ use tidegate::config::StampSource;
 use tidegate::instance::engine::Input;
 use tidegate::log::{MemberEvent, SESSION_TIMEOUT, TopicPartition};
 
-use super::asleep::{Said, ask, at_rest, decide, hand_out, sleeps};
+use super::asleep::{Said, ask, at_rest, awake, decide, hand_out};
 use super::world::World;
 
 fn all(world: &World) -> Vec<TopicPartition> {
@@ -27,7 +27,7 @@ fn revoke(world: &mut World, lost: bool) -> Receiver<()> {
 fn a_revoke_that_waits_for_a_transaction_ends_as_a_loss() {
     let mut world = at_rest(StampSource::Offset);
     // Something to commit: the confirmation after a pause.
-    sleeps(&mut world, SESSION_TIMEOUT);
+    awake(&mut world, clock::boot() + SESSION_TIMEOUT);
     hand_out(&mut world);
     assert!(world.nodes[0].work.is_some(), "a transaction is under way");
     let answered = revoke(&mut world, false);

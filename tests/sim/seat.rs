@@ -82,8 +82,7 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     order::read(world.log().as_ref(), &of, |run| end = run.first_sequence + run.count).unwrap();
     let others = proto::Run { first_sequence: end, topic: "others".into(), count: 7, ..proto::Run::default() };
     world.log().append(Append { to: of.clone(), records: order::records(vec![others]) }).unwrap();
-    // 3. It comes back, and another record is received.
-    // After half a day its store may have missed a deletion, and is rebuilt (P13).
+    // 3. It comes back, and another record is received. So much later the store is not continued (Z2).
     world.checkpoints.clear();
     let now = clock::now();
     world.nodes[0].step(Input::Member(MemberEvent::Assigned { partitions: vec![seat], membership }), now);
