@@ -308,10 +308,8 @@ impl Transactional {
             match self.setup.log.committed(&self.setup.group, &partitions, true) {
                 Ok(committed) => {
                     let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
-                    return Some(marks.into_iter().any(|mark| {
-                        mark.producer == self.setup.producer_id
-                            && (mark.number == number || planted::is(Bug::AnyMarkDecides))
-                    }));
+                    let mut own = marks.filter(|mark| mark.producer == self.setup.producer_id);
+                    return Some(own.any(|mark| mark.number == number || planted::is(Bug::AnyMarkDecides)));
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
             }

@@ -99,9 +99,8 @@ impl Judge {
         let log = self.log.as_ref();
         let held = &case.held;
         if case.ends.is_none() {
-            let others = source_partitions(log, &self.topics)?
-                .into_iter()
-                .filter(|of| *of != held.of && !planted::is(Bug::JudgedAlone));
+            let others = source_partitions(log, &self.topics)?.into_iter().filter(|of| *of != held.of);
+            let others = others.filter(|_| !planted::is(Bug::JudgedAlone));
             let ends = others.map(|of| log.watermarks(&of).map(|ends| (of, ends.high)));
             case.ends = Some(ends.collect::<Result<_, _>>()?);
         }

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
-use tidegate::instance::engine::{Effect, Engine, Flush, Input, Setting};
+use tidegate::instance::engine::{Answered, Effect, Engine, Flush, Input, Question, Setting};
 use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
@@ -21,6 +21,7 @@ use tidegate::log::{Join, Log, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
+use tokio::sync::oneshot;
 
 use super::faults::Shared;
 use super::faults::commits::SimMember;
@@ -30,7 +31,8 @@ use super::faults::points::Point;
 use super::inbox::{GivingBack, Inbox, Spy};
 use super::sometimes::{self, reached};
 use super::timeline::note;
-use super::workload::Scripts;
+use super::waiting::{self, Waiting};
+use super::workload::{ATTEMPTS, Scripts};
 
 /// Calls under way, to be ended in any order.
 pub struct Desk {
@@ -39,6 +41,7 @@ pub struct Desk {
     at_once: u32,
     max_in_flight: usize,
     superseded: Superseded,
+    waiting: Waiting,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -57,6 +60,10 @@ impl Calls for ScriptedCalls {
         assert!(!busy, "K1: two calls of the key {:?} at once", call.key);
         let running = desk.pending.iter().filter(same_task).count();
         assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
+        assert!(queued.attempt <= ATTEMPTS, "X2: try {} of {}", queued.attempt, queued.event.stamp);
+        if desk.superseded == Superseded::Expand {
+            desk.waiting.called(partition, incarnation, &queued.event);
+        }
         let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
         if superseded {
             reached(sometimes::LATE);
@@ -192,6 +199,7 @@ impl Node {
             at_once: plan.at_once,
             max_in_flight: plan.config.processing.max_in_flight,
             superseded: plan.config.processing.superseded,
+            waiting: Waiting::default(),
             pending: Vec::new(),
         }));
         let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
@@ -240,7 +248,12 @@ impl Node {
                 self.expelled = false;
             }
         }
+        let delivered = match &input {
+            Input::Member(MemberEvent::Fetched(fetched)) => waiting::events(fetched),
+            _ => Vec::new(),
+        };
         self.engine.step(input, now);
+        self.desk.borrow_mut().waiting.delivered(delivered);
         self.check_answer();
     }
 
@@ -267,6 +280,7 @@ impl Node {
                 Effect::Commit(work) => {
                     assert!(self.work.is_none() && self.ended.is_none(), "one transaction is under way at a time");
                     check_offsets(&work, &self.name);
+                    self.check_untold(&work, now);
                     self.work = Some((*work, self.current.losses()));
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
@@ -276,6 +290,17 @@ impl Node {
             }
         }
         self.check_answer();
+    }
+
+    /// O1: what a transaction writes is answered for only when it is committed.
+    fn check_untold(&mut self, work: &Work, now: Instant) {
+        for (key, entry) in work.changes.iter().flat_map(|(_, entries, _)| entries.iter()) {
+            let (answer, mut answered) = oneshot::channel();
+            self.engine.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
+            if let Ok(Answered::Entry(told)) = answered.try_recv() {
+                assert_ne!(told.stamp, entry.stamp, "O1: {} tells of {key:?} what is not committed", self.name);
+            }
+        }
     }
 
     /// G1: when the engine answers a revoke, no transaction that touches its partitions is undecided.

@@ -20,7 +20,7 @@ use super::faults::{Fault, Shared};
 use super::kinds::Kind;
 use super::node::Plan;
 use super::sometimes::{self, Counts};
-use super::timeline;
+use super::{timeline, waiting};
 use super::workload::{self, ATTEMPTS, Scripts};
 use super::world::{self, World};
 
@@ -70,6 +70,7 @@ impl fmt::Display for Violation {
 pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
     timeline::take();
     sometimes::take();
+    waiting::forget();
     clock::simulate(true);
     let outcome = timeline::caught(|| play(kind, seed));
     clock::simulate(false);
