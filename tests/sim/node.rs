@@ -32,7 +32,7 @@ use super::inbox::{GivingBack, Inbox, Spy};
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::waiting::{self, Waiting};
-use super::workload::{ATTEMPTS, Scripts};
+use super::workload::Scripts;
 
 /// Calls under way, to be ended in any order.
 pub struct Desk {
@@ -41,6 +41,8 @@ pub struct Desk {
     at_once: u32,
     max_in_flight: usize,
     superseded: Superseded,
+    /// Tries in all.
+    attempts: u32,
     waiting: Waiting,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
@@ -60,7 +62,7 @@ impl Calls for ScriptedCalls {
         assert!(!busy, "K1: two calls of the key {:?} at once", call.key);
         let running = desk.pending.iter().filter(same_task).count();
         assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
-        assert!(queued.attempt <= ATTEMPTS, "X2: try {} of {}", queued.attempt, queued.event.stamp);
+        assert!(queued.attempt <= desk.attempts, "X2: try {} of {}", queued.attempt, queued.event.stamp);
         if desk.superseded == Superseded::Expand {
             desk.waiting.called(partition, incarnation, &queued.event);
         }
@@ -199,6 +201,7 @@ impl Node {
             at_once: plan.at_once,
             max_in_flight: plan.config.processing.max_in_flight,
             superseded: plan.config.processing.superseded,
+            attempts: plan.config.handler.retry.attempts,
             waiting: Waiting::default(),
             pending: Vec::new(),
         }));
