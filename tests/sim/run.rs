@@ -20,9 +20,9 @@ use super::faults::{Fault, Shared};
 use super::kinds::Kind;
 use super::node::Plan;
 use super::sometimes::{self, Counts};
-use super::{timeline, waiting};
 use super::workload::{self, ATTEMPTS, Scripts};
 use super::world::{self, World};
+use super::{timeline, waiting};
 
 /// A violation shows so many of the last lines of its timeline, unless `LINES` says how many.
 const SHOWN: usize = 150;
