@@ -41,6 +41,7 @@ lint: ## formatting and clippy, warnings are errors
 	@scripts/install-deps.sh lint
 	cargo fmt --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --features planted --example planted -- -D warnings
 
 bench: ## the built-in load, then the floor program on a Kafka of its own
 	@scripts/install-deps.sh test

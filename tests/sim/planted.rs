@@ -45,9 +45,8 @@ fn kinds(bug: Bug) -> &'static [&'static str] {
         Bug::RestUncommitted => &["plain-crashes", "plain-moves"],
         Bug::RunsKept => &["arrival", "arrival-seat"],
         Bug::JudgedAlone => &["header"],
-        Bug::MembershipFresh | Bug::StuckUnfenced | Bug::AnsweredEarly | Bug::ClosingFinishes | Bug::CallsCounted => {
-            &["moves"]
-        }
+        Bug::MembershipFresh => &["moves", "expelled"],
+        Bug::StuckUnfenced | Bug::AnsweredEarly | Bug::ClosingFinishes | Bug::CallsCounted => &["moves"],
         Bug::OldRecords | Bug::OldOutcome => &["commits", "moves"],
         Bug::PositionsOutside
         | Bug::AbortTakenForCommit
@@ -67,10 +66,11 @@ fn kinds(bug: Bug) -> &'static [&'static str] {
         | Bug::BookkeepingForgotten
         | Bug::CheckpointTooHigh
         | Bug::CheckpointFirst
-        | Bug::CorruptionIgnored
         | Bug::RestoresUncommitted
         | Bug::RestoresToStable => &["crashes", "moves"],
-        Bug::DeadNotFenced | Bug::UnstableTaken | Bug::NotClaimed => &["moves", "crashes"],
+        Bug::CorruptionIgnored => &["torn"],
+        Bug::UnstableTaken => &["expelled"],
+        Bug::DeadNotFenced | Bug::NotClaimed => &["crashes"],
     }
 }
 
@@ -97,9 +97,13 @@ fn first_violation(bug: Bug) -> Option<Violation> {
     let found = found.into_inner().expect("only a list");
     let (place, violation) = found.into_iter().min_by_key(|(place, _)| *place)?;
     let (kind, seed) = seeds[place];
-    let clean = run(kind, seed);
-    assert!(clean.is_ok(), "{} {seed} fails without any bug, too: {clean:?}", kind.name);
-    Some(violation)
+    match run(kind, seed) {
+        Ok(_) => Some(violation),
+        Err(without) => {
+            eprintln!("{} {seed} fails without any bug, too: {}", kind.name, said(&without.what));
+            None
+        }
+    }
 }
 
 /// What the checker said, without the place in the code, shortened.

@@ -103,10 +103,13 @@ impl Producer for SimProducer {
 }
 
 impl SimProducer {
-    /// The embedded log does not tell a generation that is over from a member that is gone; Kafka does.
+    /// The embedded log refuses a generation that is over, and a member that has joined anew, for good; Kafka says of
+    /// both that the generation is another one when the member has kept its name.
     fn whole(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
         match self.inner.commit(transaction) {
-            Err(CommitError::Aborted(reason)) if reason.contains(" is over: ") => {
+            Err(CommitError::Aborted(reason))
+                if reason.contains(" is over: ") || reason.contains("is not a member of the group") =>
+            {
                 reached(sometimes::STALE);
                 Err(CommitError::Stale(reason))
             }
