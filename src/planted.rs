@@ -123,6 +123,8 @@ bugs! {
     NotClaimed: "P6c, A1, A2",
     /// What was done beyond the committed position is not committed unless something else is.
     RestUncommitted: "P9, C6",
+    /// Where the group's position has expired the source is read from its start.
+    PositionsExpire: "P23, H1",
 }
 
 #[cfg(feature = "planted")]

@@ -105,8 +105,6 @@ pub static KINDS: &[Kind] = &[
     Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, late_markers: 25, nodes: 2, ..CALM },
     // P6b: what a member has lost comes back to it while its own last transaction is not readable yet.
     Kind { name: "expelled", seeds: 20, faults: &[Fault::Expel], late_markers: 40, ..CALM },
-    // R3: a file of a store is cut, or a bit of it has changed.
-    Kind { name: "torn", seeds: 20, faults: &[Fault::CrashAndTear], ..CALM },
     // Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions …
     Kind { name: "header", seeds: 50, bad_commits: 5, stamp: StampSource::Header, ..CALM },
     // … that move between engines.

@@ -326,7 +326,11 @@ impl Node {
     /// What the committer's thread does.
     pub fn carry_out(&mut self) {
         let (work, losses) = self.work.take().expect("asked when there is one");
-        self.ended = Some(self.committer.carry_out(work, losses, &|| false));
+        let lost = self.current.losses() != losses;
+        let ended = self.committer.carry_out(work, losses, &|| false);
+        let committed = matches!(ended, Ended::Committed(_));
+        assert!(!(lost && committed), "P2, C4: {} commits what it composed before it lost its partitions", self.name);
+        self.ended = Some(ended);
     }
 
     /// What the flusher's thread does with the next flush; the partition and the checkpoint that are written, if they

@@ -68,9 +68,9 @@ fn kinds(bug: Bug) -> &'static [&'static str] {
         | Bug::CheckpointFirst
         | Bug::RestoresUncommitted
         | Bug::RestoresToStable => &["crashes", "moves"],
-        Bug::CorruptionIgnored => &["torn"],
+        Bug::FailureIgnored => &["disks"],
         Bug::UnstableTaken => &["expelled"],
-        Bug::DeadNotFenced | Bug::NotClaimed => &["crashes"],
+        Bug::DeadNotFenced | Bug::NotClaimed | Bug::PositionsExpire => &["crashes"],
     }
 }
 
