@@ -481,23 +481,4 @@ impl<C: Calls> Engine<C> {
             task.complete(queued.offset);
         }
     }
-
-    /// The key's next events, until one holds it or none is left.
-    fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
-        loop {
-            let full = self.running >= self.setting.max_in_flight;
-            let Some(task) = self.tasks.get_mut(&partition).filter(|task| !task.closing) else { return };
-            if full {
-                self.line.push_back((partition, task.incarnation, key));
-                return;
-            }
-            let Some(queued) = task.queue.next(&key) else {
-                task.queue.tidy(&key);
-                return;
-            };
-            if self.begin(partition, queued, now) {
-                return;
-            }
-        }
-    }
 }
