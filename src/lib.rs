@@ -37,6 +37,7 @@ pub mod proto;
 pub mod counts;
 pub mod bookkeeping;
 pub mod dead_letter;
+pub mod planted;
 // 1: one foreign system each
 pub mod log;
 pub mod store;

@@ -28,6 +28,7 @@ use rocksdb::{
 use crate::clock;
 use crate::entry::Entry;
 use crate::metrics;
+use crate::planted::{self, Bug};
 use bulk::Bulk;
 pub use failure::StoreError;
 use lease::{Lease, Leases};
@@ -330,6 +331,8 @@ impl Store {
         checkpoint: Checkpoint,
     ) -> Result<(), StoreError> {
         self.is_intact()?;
+        let place = || self.write_batch(WriteBatch::default(), None, checkpoint);
+        planted::is(Bug::CheckpointFirst).then(|| place().and_then(|()| self.flush()));
         let mut batch = WriteBatch::default();
         for (key, entry) in entries {
             match entry {

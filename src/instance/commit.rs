@@ -29,6 +29,7 @@ use crate::log::{
 };
 use crate::metrics;
 use crate::output::Output;
+use crate::planted::{self, Bug};
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
@@ -152,7 +153,7 @@ impl Current {
         loop {
             let current = self.state().clone();
             match current {
-                (now, _) if now != losses => return None,
+                (now, _) if now != losses && !planted::is(Bug::MembershipFresh) => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
                 _ if self.is_last() || clock::now() >= deadline => return None,
                 _ => clock::sleep(Duration::from_millis(2)),
@@ -237,6 +238,8 @@ impl Committer for Transactional {
     fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         let number = work.number;
         let mut transaction = compose(&self.setup.topics, self.setup.output.as_ref(), work);
+        planted::is(Bug::PositionsOutside)
+            .then(|| self.setup.member.commit(&transaction.offsets, &transaction.membership));
         let reason = loop {
             match self.producer.commit(&transaction) {
                 Ok(receipt) => {
@@ -252,6 +255,9 @@ impl Committer for Transactional {
                         return aborted("refused", reason);
                     }
                 }
+                Err(CommitError::Aborted(_)) if planted::is(Bug::AbortTakenForCommit) => {
+                    return Ended::Committed(Receipt::default());
+                }
                 Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
@@ -265,11 +271,13 @@ impl Committer for Transactional {
                     let _ = self.recover(&|| stop() || current.is_revoking());
                     return aborted("fenced", reason);
                 }
+                Err(CommitError::Unknown(_)) if planted::is(Bug::UnknownSentAgain) => drop(self.recover(stop)),
                 Err(CommitError::Unknown(reason)) => break reason,
             }
         };
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
-        match self.recover(stop).and_then(|()| self.decide(number, &transaction.offsets, stop)) {
+        let recovered = if planted::is(Bug::NotRecovered) { Some(()) } else { self.recover(stop) };
+        match recovered.and_then(|()| self.decide(number, &transaction.offsets, stop)) {
             Some(true) => Ended::Committed(Receipt::default()),
             Some(false) | None => aborted("unknown", reason),
         }
@@ -300,9 +308,8 @@ impl Transactional {
             match self.setup.log.committed(&self.setup.group, &partitions, true) {
                 Ok(committed) => {
                     let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
-                    return Some(
-                        marks.into_iter().any(|mark| mark.producer == self.setup.producer_id && mark.number == number),
-                    );
+                    let mut own = marks.filter(|mark| mark.producer == self.setup.producer_id);
+                    return Some(own.any(|mark| mark.number == number || planted::is(Bug::AnyMarkDecides)));
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
             }

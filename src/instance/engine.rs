@@ -35,6 +35,7 @@ use crate::event::{DecodeError, StampedEvent};
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
 use crate::metrics::{self, Outcome};
+use crate::planted::{self, Bug};
 use crate::proto::Origin;
 use crate::sequencer::Sequencer;
 use crate::sequencer::stamps::{Beyond, Judgement};
@@ -294,7 +295,8 @@ impl<C: Calls> Engine<C> {
             return self.sequence(fetched);
         }
         let partition = fetched.of.partition;
-        let is_current = |task: &Task| task.incarnation == fetched.epoch && !task.closing;
+        let is_current =
+            |task: &Task| (task.incarnation == fetched.epoch || planted::is(Bug::OldRecords)) && !task.closing;
         if fetched.of.topic != self.setting.topics.repartition || !self.tasks.get(&partition).is_some_and(is_current) {
             return; // E1
         }
@@ -399,11 +401,12 @@ impl<C: Calls> Engine<C> {
     /// A call that took its time has ended (T2).
     fn finished(&mut self, finished: Finished, now: Instant) {
         let CallId { partition, incarnation, key, offset } = finished.call;
-        let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
+        let current = |task: &&mut Task| task.incarnation == incarnation || planted::is(Bug::OldOutcome);
+        let Some(task) = self.tasks.get_mut(&partition).filter(current) else { return };
         let Some(queued) = task.queue.release(&key) else { return };
         assert_eq!(queued.offset, offset, "K1: the event that holds the key is the one that ran");
         self.running -= 1;
-        if task.closing {
+        if task.closing && !planted::is(Bug::ClosingFinishes) {
             // Given back: its next owner runs it.
             self.buffered = self.buffered.saturating_sub(queued.event.weight());
             return;
@@ -437,7 +440,7 @@ impl<C: Calls> Engine<C> {
                 execute::succeed(&queued.event, superseded, outcome, attempts, config, outbox)
             }
             Err(Failed { cause, failure: Failure::Retry { reason, after } })
-                if attempts < config.handler.retry.attempts =>
+                if attempts < config.handler.retry.attempts + u32::from(planted::is(Bug::TriedTooOften)) =>
             {
                 metrics::handler_retried(cause);
                 let due = now + after.unwrap_or_default().min(LONGEST_WAIT).max(self.backoff(attempts));
@@ -476,25 +479,6 @@ impl<C: Calls> Engine<C> {
         self.composing.completed(queued, outcome);
         if let Some(task) = self.tasks.get_mut(&partition) {
             task.complete(queued.offset);
-        }
-    }
-
-    /// The key's next events, until one holds it or none is left.
-    fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
-        loop {
-            let full = self.running >= self.setting.max_in_flight;
-            let Some(task) = self.tasks.get_mut(&partition).filter(|task| !task.closing) else { return };
-            if full {
-                self.line.push_back((partition, task.incarnation, key));
-                return;
-            }
-            let Some(queued) = task.queue.next(&key) else {
-                task.queue.tidy(&key);
-                return;
-            };
-            if self.begin(partition, queued, now) {
-                return;
-            }
         }
     }
 }

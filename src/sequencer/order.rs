@@ -10,6 +10,7 @@ use prost::Message;
 use crate::event::{DecodeError, check_version, unless_newer};
 use crate::log::whole::{self, Until};
 use crate::log::{Headers, Log, LogError, NewRecord, TopicPartition};
+use crate::planted::{self, Bug};
 use crate::proto;
 use crate::topics::KIND;
 
@@ -31,7 +32,7 @@ impl Runs {
 
     /// Counting begins anew from the log: what was given and not committed was never given.
     pub fn forget(&mut self) {
-        *self = Runs::default();
+        *self = if planted::is(Bug::RunsKept) { std::mem::take(self) } else { Runs::default() };
     }
 
     /// The sequence of the record at `offset`.

@@ -13,6 +13,7 @@ use crate::event::{Action, Event, MAX_KEY_BYTES, StampedEvent};
 use crate::handler::Outcome;
 use crate::log::outbox::{MAX_VALUE, Outbox};
 use crate::output;
+use crate::planted::{self, Bug};
 use crate::proto::Origin;
 
 use bytes::Bytes;
@@ -45,11 +46,14 @@ pub fn succeed(
         Ok(children) => children,
         Err(reason) => return refuse(event, attempts, &reason, outbox),
     };
+    let children = if superseded && planted::is(Bug::LateParentChildless) { Vec::new() } else { children };
     let mut spawned = 0;
     for (child, value) in children {
         match value {
             Some(value) => {
                 spawned += 1;
+                (attempts > 1 && planted::is(Bug::ChildrenTwice))
+                    .then(|| outbox.route(child.event.key.clone(), value.clone()));
                 outbox.route(child.event.key, value);
             }
             // The endless cascade ends here: the child becomes a dead letter of its own.
@@ -59,7 +63,7 @@ pub fn succeed(
             }
         }
     }
-    if spawned > 0 {
+    if spawned > 0 && !planted::is(Bug::ChildrenUncounted) {
         outbox.children += spawned as u64;
         outbox.counts.push(Count::spawned(&event.stamp, event.retry, spawned));
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::entry::Entry;
+use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 
 /// Entries by key.
@@ -43,7 +44,8 @@ impl Overlay {
 
     /// What the key holds as the engine sees it, uncommitted entries included: calls `read` with it.
     pub fn held<T>(&self, key: &Bytes, read: impl FnOnce(Option<&Entry>) -> T) -> Result<T, StoreError> {
-        let committing = self.committing.as_deref().and_then(|entries| entries.get(key));
+        let committing = self.committing.as_deref().filter(|_| !planted::is(Bug::GateBlind));
+        let committing = committing.and_then(|entries| entries.get(key));
         if let Some(entry) = self.open.get(key).or(committing) {
             return Ok(read(Some(entry)));
         }
@@ -59,7 +61,9 @@ impl Overlay {
 
     /// What the key holds, committed, if the store may not have it yet.
     pub fn committed_above(&self, key: &Bytes) -> Option<&Entry> {
-        self.committed.get(key).or_else(|| self.flushing.as_deref().and_then(|entries| entries.get(key)))
+        let early = self.committing.as_deref().filter(|_| planted::is(Bug::AnsweredUncommitted));
+        let committed = early.and_then(|entries| entries.get(key)).or_else(|| self.committed.get(key));
+        committed.or_else(|| self.flushing.as_deref().and_then(|entries| entries.get(key)))
     }
 
     /// Whether the transaction under way may change what a committed reader sees of keys that match: its outcome

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::event::StampedEvent;
+use crate::planted::{self, Bug};
 use crate::stamp::Stamp;
 
 /// An event that is read and not done.
@@ -76,7 +77,8 @@ impl KeyedQueue {
     pub fn next(&mut self, key: &Bytes) -> Option<Queued> {
         let queue = self.keys.get_mut(key)?;
         assert!(matches!(queue.holder, Holder::InLine), "K1: a held key has no next event");
-        let (_, queued) = queue.waiting.pop_first()?;
+        let reversed = planted::is(Bug::QueueReversed);
+        let (_, queued) = if reversed { queue.waiting.pop_last()? } else { queue.waiting.pop_first()? };
         self.len -= 1;
         Some(queued)
     }

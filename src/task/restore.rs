@@ -17,6 +17,7 @@ use crate::changelog::{self, Change, ReadError};
 use crate::clock;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
 use crate::metrics;
+use crate::planted::{self, Bug};
 use crate::store::schema::{Checkpoint, Identity};
 use crate::store::{Store, StoreError, Stores, Turn};
 use tail::Tail;
@@ -200,7 +201,9 @@ fn unusable(checkpoint: &Checkpoint, ends: Watermarks, delete_retention_ms: i64)
 }
 
 fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
-    let Some(bytes) = store.bookkeeping()? else { return Ok(DoneSet::new(plan.committed)) };
+    let Some(bytes) = store.bookkeeping()?.filter(|_| !planted::is(Bug::DoneSetIgnored)) else {
+        return Ok(DoneSet::new(plan.committed));
+    };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);
     let snapshot = bookkeeping::decode(bytes).map_err(|error| failed(error.to_string()))?;
     // A group's offsets expire (P23), and without transactions a commit may have ended between the two (C6).

@@ -26,6 +26,7 @@ const LAYERS: [&[&str]; 7] = [
         "dead_letter",
         "cause",
         "json",
+        "planted",
     ],
     &["log", "store", "handler"],
     &["sequencer", "changelog", "progress", "output", "frontier", "reference"],

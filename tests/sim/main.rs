@@ -19,6 +19,7 @@ mod run;
 mod seat;
 mod sometimes;
 mod timeline;
+mod waiting;
 mod workload;
 mod world;
 

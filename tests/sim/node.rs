@@ -12,7 +12,7 @@ use fastrand::Rng;
 use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
-use tidegate::instance::engine::{Effect, Engine, Flush, Input, Setting};
+use tidegate::instance::engine::{Answered, Effect, Engine, Flush, Input, Question, Setting};
 use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
@@ -21,6 +21,7 @@ use tidegate::log::{Join, Log, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
+use tokio::sync::oneshot;
 
 use super::faults::Shared;
 use super::faults::commits::SimMember;
@@ -30,6 +31,7 @@ use super::faults::points::Point;
 use super::inbox::{GivingBack, Inbox, Spy};
 use super::sometimes::{self, reached};
 use super::timeline::note;
+use super::waiting::{self, Waiting};
 use super::workload::Scripts;
 
 /// Calls under way, to be ended in any order.
@@ -39,6 +41,9 @@ pub struct Desk {
     at_once: u32,
     max_in_flight: usize,
     superseded: Superseded,
+    /// Tries in all.
+    attempts: u32,
+    waiting: Waiting,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -57,6 +62,10 @@ impl Calls for ScriptedCalls {
         assert!(!busy, "K1: two calls of the key {:?} at once", call.key);
         let running = desk.pending.iter().filter(same_task).count();
         assert!(running < desk.max_in_flight, "more calls than processing.max_in_flight");
+        assert!(queued.attempt <= desk.attempts, "X2: try {} of {}", queued.attempt, queued.event.stamp);
+        if desk.superseded == Superseded::Expand {
+            desk.waiting.called(partition, incarnation, &queued.event);
+        }
         let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
         if superseded {
             reached(sometimes::LATE);
@@ -192,6 +201,8 @@ impl Node {
             at_once: plan.at_once,
             max_in_flight: plan.config.processing.max_in_flight,
             superseded: plan.config.processing.superseded,
+            attempts: plan.config.handler.retry.attempts,
+            waiting: Waiting::default(),
             pending: Vec::new(),
         }));
         let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
@@ -240,7 +251,12 @@ impl Node {
                 self.expelled = false;
             }
         }
+        let delivered = match &input {
+            Input::Member(MemberEvent::Fetched(fetched)) => waiting::events(fetched),
+            _ => Vec::new(),
+        };
         self.engine.step(input, now);
+        self.desk.borrow_mut().waiting.delivered(delivered);
         self.check_answer();
     }
 
@@ -267,6 +283,7 @@ impl Node {
                 Effect::Commit(work) => {
                     assert!(self.work.is_none() && self.ended.is_none(), "one transaction is under way at a time");
                     check_offsets(&work, &self.name);
+                    self.check_untold(&work, now);
                     self.work = Some((*work, self.current.losses()));
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
@@ -276,6 +293,17 @@ impl Node {
             }
         }
         self.check_answer();
+    }
+
+    /// O1: what a transaction writes is answered for only when it is committed.
+    fn check_untold(&mut self, work: &Work, now: Instant) {
+        for (key, entry) in work.changes.iter().flat_map(|(_, entries, _)| entries.iter()) {
+            let (answer, mut answered) = oneshot::channel();
+            self.engine.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
+            if let Ok(Answered::Entry(told)) = answered.try_recv() {
+                assert_ne!(told.stamp, entry.stamp, "O1: {} tells of {key:?} what is not committed", self.name);
+            }
+        }
     }
 
     /// G1: when the engine answers a revoke, no transaction that touches its partitions is undecided.
@@ -298,7 +326,11 @@ impl Node {
     /// What the committer's thread does.
     pub fn carry_out(&mut self) {
         let (work, losses) = self.work.take().expect("asked when there is one");
-        self.ended = Some(self.committer.carry_out(work, losses, &|| false));
+        let lost = self.current.losses() != losses;
+        let ended = self.committer.carry_out(work, losses, &|| false);
+        let committed = matches!(ended, Ended::Committed(_));
+        assert!(!(lost && committed), "P2, C4: {} commits what it composed before it lost its partitions", self.name);
+        self.ended = Some(ended);
     }
 
     /// What the flusher's thread does with the next flush; the partition and the checkpoint that are written, if they

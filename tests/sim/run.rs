@@ -20,9 +20,9 @@ use super::faults::{Fault, Shared};
 use super::kinds::Kind;
 use super::node::Plan;
 use super::sometimes::{self, Counts};
-use super::timeline;
 use super::workload::{self, ATTEMPTS, Scripts};
 use super::world::{self, World};
+use super::{timeline, waiting};
 
 /// A violation shows so many of the last lines of its timeline, unless `LINES` says how many.
 const SHOWN: usize = 150;
@@ -70,6 +70,7 @@ impl fmt::Display for Violation {
 pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
     timeline::take();
     sometimes::take();
+    waiting::forget();
     clock::simulate(true);
     let outcome = timeline::caught(|| play(kind, seed));
     clock::simulate(false);

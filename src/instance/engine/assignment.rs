@@ -20,6 +20,7 @@ use crate::instance::calls::Calls;
 use crate::instance::opening::OpenError;
 use crate::log::{MemberEvent, Membership, TopicPartition};
 use crate::metrics;
+use crate::planted::{self, Bug};
 use crate::task::Task;
 
 /// The sequencer of `arrival` is the member that owns this partition of the repartition topic (protocol P22).
@@ -134,7 +135,7 @@ impl<C: Calls> Engine<C> {
             metrics::restore_remaining(of.partition, 0);
             let committed = restored.committed;
             let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
-            if committed < position {
+            if committed < position && !planted::is(Bug::RestUncommitted) {
                 // What is done and not committed is committed now: there may be nothing else to commit ever again.
                 self.composing.touch(&self.membership);
                 (task.committed, task.touched) = (committed, true);
@@ -167,6 +168,7 @@ impl<C: Calls> Engine<C> {
             }
         }
         self.revoking = Some(Revoking { partitions, dropped, aborts: 0, _done: done });
+        planted::is(Bug::AnsweredEarly).then(|| self.finish_revoke());
     }
 
     /// The last transaction is decided, or there was none to make (G1).
@@ -191,7 +193,9 @@ impl<C: Calls> Engine<C> {
 
     /// Drops all that is not committed and opens what is owned again (E3).
     pub(super) fn begin_anew(&mut self) {
-        self.composing = super::Composition::new(self.setting.config.processing.partitions);
+        if !planted::is(Bug::CompositionKept) {
+            self.composing = super::Composition::new(self.setting.config.processing.partitions);
+        }
         let tasks =
             self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
         let owned: Vec<_> = tasks.chain(self.sources.keys().cloned()).collect();
@@ -244,7 +248,7 @@ impl<C: Calls> Engine<C> {
             self.calls.forget(of.partition);
             self.disk.forget(of.partition);
             metrics::forget_task(of.partition);
-            self.running -= task.queue.running();
+            self.running -= if planted::is(Bug::CallsCounted) { 0 } else { task.queue.running() };
             self.buffered = self.buffered.saturating_sub(task.queue.weight());
         }
     }

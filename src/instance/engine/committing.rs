@@ -15,6 +15,7 @@ use crate::instance::view::Totals;
 use crate::log::outbox::Outbox;
 use crate::log::{Membership, OffsetCommit, TopicPartition};
 use crate::metrics::{self, Outcome};
+use crate::planted::{self, Bug};
 use crate::proto::Origin;
 use crate::store::schema::Checkpoint;
 use crate::task::Task;
@@ -202,7 +203,9 @@ impl<C: Calls> Engine<C> {
                 work.ends_of.push(TopicPartition::new(&self.setting.topics.changelog, *partition));
             }
             work.changes.push((*partition, entries, bookkeeping.clone()));
-            work.offsets.push(OffsetCommit { of: of.clone(), position, metadata: mark(&of) });
+            if position != task.committed || !planted::is(Bug::StuckUnfenced) {
+                work.offsets.push(OffsetCommit { of: of.clone(), position, metadata: mark(&of) });
+            }
             tasks.push((*partition, task.incarnation, position, bookkeeping));
         }
         for (of, slot) in &mut self.sources {
@@ -310,7 +313,8 @@ impl<C: Calls> Engine<C> {
             };
             task.committed = position;
             task.overlay.commit_ends();
-            task.unflushed_bookkeeping = bookkeeping.or(task.unflushed_bookkeeping.take());
+            task.unflushed_bookkeeping =
+                bookkeeping.or(task.unflushed_bookkeeping.take().filter(|_| !planted::is(Bug::BookkeepingForgotten)));
             let changelog = TopicPartition::new(&self.setting.topics.changelog, partition);
             let Some((_, end)) = ends.iter().find(|(of, _)| *of == changelog) else { continue };
             let of = TopicPartition::new(&self.setting.topics.repartition, partition);
@@ -334,7 +338,8 @@ fn flush(task: &mut Task, end: i64, durable: bool, now: Instant) -> Option<Flush
     let entries = task.overlay.flush_begins()?;
     task.wants_flush = false;
     task.last_flush = Some(now);
-    let checkpoint = Checkpoint { position: end, at_end_ms: clock::wall_ms() };
+    let position = end + i64::from(planted::is(Bug::CheckpointTooHigh));
+    let checkpoint = Checkpoint { position, at_end_ms: clock::wall_ms() };
     Some(Flush {
         partition: task.partition,
         incarnation: task.incarnation,

@@ -5,6 +5,8 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::Engine;
 use crate::instance::calls::Calls;
 use crate::log::TopicPartition;
@@ -20,6 +22,25 @@ impl<C: Calls> Engine<C> {
             let Some((partition, incarnation, key)) = self.line.pop_front() else { return };
             if self.tasks.get(&partition).is_some_and(|task| task.incarnation == incarnation && !task.closing) {
                 self.proceed(partition, key, now);
+            }
+        }
+    }
+
+    /// The key's next events, until one holds it or none is left.
+    pub(super) fn proceed(&mut self, partition: i32, key: Bytes, now: Instant) {
+        loop {
+            let full = self.running >= self.setting.max_in_flight;
+            let Some(task) = self.tasks.get_mut(&partition).filter(|task| !task.closing) else { return };
+            if full {
+                self.line.push_back((partition, task.incarnation, key));
+                return;
+            }
+            let Some(queued) = task.queue.next(&key) else {
+                task.queue.tidy(&key);
+                return;
+            };
+            if self.begin(partition, queued, now) {
+                return;
             }
         }
     }

@@ -33,6 +33,8 @@ pub struct SimProducer {
     pub(super) id: String,
     pub(super) epoch: u64,
     pub(super) shared: Shared,
+    /// The end of a transaction of unknown outcome is still on its way.
+    pub(super) in_doubt: bool,
 }
 
 impl Producer for SimProducer {
@@ -52,6 +54,9 @@ impl Producer for SimProducer {
         if self.shared.fuse_is_set(&[Point::InProduce, Point::AfterProduce, Point::AfterOffsets]) {
             return self.in_steps(transaction);
         }
+        if self.in_doubt {
+            return self.ended_by_another(transaction);
+        }
         match self.shared.outcome() {
             Outcome::Well => {}
             Outcome::Late => return self.late(transaction),
@@ -65,11 +70,13 @@ impl Producer for SimProducer {
             }
             Outcome::UnknownNot => {
                 reached(sometimes::UNKNOWN_NOT);
+                self.in_doubt = true;
                 return Err(CommitError::Unknown("by chance, and not committed".into()));
             }
             Outcome::UnknownDone => {
                 self.whole(transaction)?;
                 reached(sometimes::UNKNOWN_DONE);
+                self.in_doubt = true;
                 return Err(CommitError::Unknown("by chance, and committed".into()));
             }
         }
@@ -89,21 +96,35 @@ impl Producer for SimProducer {
 
     fn recover(&mut self) -> Result<(), LogError> {
         self.shared.markers_of(&self.id);
+        self.in_doubt = false;
         self.epoch = self.shared.holds(&self.id);
         self.inner.recover()
     }
 }
 
 impl SimProducer {
-    /// The embedded log does not tell a generation that is over from a member that is gone; Kafka does.
+    /// The embedded log refuses a generation that is over, and a member that has joined anew, for good; Kafka says of
+    /// both that the generation is another one when the member has kept its name.
     fn whole(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
         match self.inner.commit(transaction) {
-            Err(CommitError::Aborted(reason)) if reason.contains(" is over: ") => {
+            Err(CommitError::Aborted(reason))
+                if reason.contains(" is over: ") || reason.contains("is not a member of the group") =>
+            {
                 reached(sometimes::STALE);
                 Err(CommitError::Stale(reason))
             }
             ended => ended,
         }
+    }
+
+    /// P7: the delayed end of a transaction in doubt ends the next one of its producer in the middle, unless that is a
+    /// new one by then.
+    fn ended_by_another(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
+        let half = transaction.appends.iter().take(transaction.appends.len().div_ceil(2)).map(by_key).collect();
+        let membership = transaction.membership.clone();
+        self.whole(&Transaction { appends: half, offsets: Vec::new(), membership, ends_of: Vec::new() })?;
+        self.in_doubt = false;
+        Err(CommitError::Aborted("ended by the end of another".into()))
     }
 
     fn check_holder(&self) -> Result<(), CommitError> {

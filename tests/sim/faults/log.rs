@@ -71,7 +71,7 @@ impl Log for SimLog {
     fn producer(&self, id: &str) -> Result<Box<dyn Producer>, LogError> {
         let epoch = self.shared.holds(id);
         let (inner, id, shared) = (self.inner.producer(id)?, id.to_owned(), self.shared.clone());
-        Ok(Box::new(SimProducer { inner, id, epoch, shared }))
+        Ok(Box::new(SimProducer { inner, id, epoch, shared, in_doubt: false }))
     }
 
     fn appender(&self, name: &str) -> Result<Box<dyn Appender>, LogError> {
