@@ -187,6 +187,11 @@ pub static KINDS: &[Kind] = &[
 ];
 
 impl Kind {
+    /// The kind of that name.
+    pub fn named(name: &str) -> &'static Kind {
+        KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no kind of seeds is called {name}"))
+    }
+
     /// Tells its seeds from the same numbers of other kinds.
     pub fn salt(&self) -> u64 {
         self.name
