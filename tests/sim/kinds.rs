@@ -201,6 +201,7 @@ impl Kind {
 }
 
 #[test]
-fn each_kind_is_found_by_its_name() {
-    KINDS.iter().for_each(|kind| assert!(std::ptr::eq(kind, Kind::named(kind.name)), "{} is there twice", kind.name));
+fn each_kind_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> = KINDS.iter().map(|kind| kind.name).collect();
+    assert_eq!(names.len(), KINDS.len(), "{names:?}");
 }

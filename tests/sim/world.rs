@@ -68,6 +68,8 @@ pub struct World {
     pub shared: Shared,
     /// The process may die when a commit was not carried out to its end.
     pub dies_in_commits: bool,
+    /// What befalls as soon as a transaction is on its way.
+    pub lurking: Option<Fault>,
     /// So many of the next flushes fail.
     pub failing_flushes: u32,
     /// Transactions of engines that are dead.
@@ -107,6 +109,7 @@ impl World {
             log: Some(log),
             shared,
             dies_in_commits: false,
+            lurking: None,
             failing_flushes: 0,
             zombies: Vec::new(),
             appended: 0,
@@ -160,6 +163,11 @@ impl World {
             if budget > 0 && self.rng.u32(..seldom) == 0 {
                 budget -= 1;
                 let fault = faults[self.rng.usize(..faults.len())];
+                self.befall(fault);
+            }
+            if self.nodes.iter().any(|node| node.work.is_some())
+                && let Some(fault) = self.lurking.take()
+            {
                 self.befall(fault);
             }
             self.let_go();

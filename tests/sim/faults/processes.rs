@@ -37,6 +37,12 @@ impl World {
     /// Something goes wrong.
     pub fn befall(&mut self, fault: Fault) {
         note(format!("fault: {fault:?}"));
+        // Often it waits until it meets somebody with a transaction on its way.
+        let is_busy = self.nodes.iter().any(|node| node.work.is_some());
+        if !is_busy && self.lurking.is_none() && matches!(fault, Fault::KillOne | Fault::Freeze) && self.rng.bool() {
+            self.lurking = Some(fault);
+            return;
+        }
         let place = self.victim();
         match fault {
             Fault::Crash => {
@@ -84,7 +90,7 @@ impl World {
     /// Often one with a transaction on its way.
     fn victim(&mut self) -> usize {
         let busy: Vec<usize> = (0..self.nodes.len()).filter(|place| self.nodes[*place].work.is_some()).collect();
-        match busy.is_empty() || self.rng.bool() {
+        match busy.is_empty() || self.rng.u32(..4) == 0 {
             true => self.rng.usize(..self.nodes.len()),
             false => busy[self.rng.usize(..busy.len())],
         }
