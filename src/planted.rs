@@ -91,8 +91,6 @@ bugs! {
     ChildrenUncounted: "P16, N1",
     /// The calls of a partition that goes stay counted as running.
     CallsCounted: "F1",
-    /// What is in a transaction under way is answered for.
-    AnsweredUncommitted: "O1",
 
     // Bookkeeping, store and restore.
 

@@ -60,7 +60,6 @@ fn kinds(bug: Bug) -> &'static [&'static str] {
         | Bug::ChildrenTwice
         | Bug::TriedTooOften
         | Bug::ChildrenUncounted => &["calm"],
-        Bug::AnsweredUncommitted => &["commits"],
         Bug::DoneSetIgnored
         | Bug::DoneSetStale
         | Bug::BookkeepingForgotten
