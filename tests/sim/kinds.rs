@@ -103,6 +103,8 @@ pub static KINDS: &[Kind] = &[
     Kind { name: "crashes", seeds: 50, faults: CRASHES, bad_commits: 5, late_markers: 10, ..CALM },
     // G1, G2, E1, T2, A1, P2, P4, P6: engines join, leave, are expelled and die, in the middle of everything.
     Kind { name: "moves", seeds: 50, faults: MOVES, bad_commits: 5, late_markers: 25, nodes: 2, ..CALM },
+    // P6, P8: engines stand still for longer than their session, in the middle of transactions, and come back.
+    Kind { name: "frozen", seeds: 60, faults: &[Fault::Freeze], late_markers: 10, nodes: 2, ..CALM },
     // P6b: what a member has lost comes back to it while its own last transaction is not readable yet.
     Kind { name: "expelled", seeds: 20, faults: &[Fault::Expel], late_markers: 40, ..CALM },
     // Q3, J1 to J3, P17, P18: sequences come in headers, with gaps, out of order and twice, over several partitions …
@@ -187,11 +189,6 @@ pub static KINDS: &[Kind] = &[
 ];
 
 impl Kind {
-    /// The kind of that name.
-    pub fn named(name: &str) -> &'static Kind {
-        KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no kind of seeds is called {name}"))
-    }
-
     /// Tells its seeds from the same numbers of other kinds.
     pub fn salt(&self) -> u64 {
         self.name

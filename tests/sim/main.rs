@@ -35,12 +35,19 @@ fn whatever_happens_the_final_state_is_that_of_one_thread_with_one_queue() {
     assert_eq!(ended.unreached(), Vec::<&str>::new(), "the simulator is blind for this");
 }
 
-/// Whatever the kind, and however often: what happens follows from the seed alone.
+/// Whatever the kind, and however often: what happens follows from the seed alone, up to where a file of a store is
+/// damaged. When RocksDB meets that depends on its threads.
 #[test]
 fn a_seed_is_the_same_whenever_it_is_run() {
     for kind in KINDS {
         for seed in 1..=3 {
-            let timelines = [(); 2].map(|()| run::run(kind, seed).expect("it ends well").timeline);
+            let is_damage = |line: &String| line.contains(" bytes ends at ") || line.contains(" bytes has changed at ");
+            let timelines = [(); 2].map(|()| {
+                let mut timeline = run::run(kind, seed).expect("it ends well").timeline;
+                let damage = timeline.iter().position(is_damage);
+                timeline.truncate(damage.unwrap_or(usize::MAX));
+                timeline
+            });
             let differs = timelines[0].iter().zip(&timelines[1]).find(|(once, again)| once != again);
             assert_eq!(differs, None, "{} {seed}", kind.name);
             assert_eq!(timelines[0].len(), timelines[1].len(), "{} {seed}", kind.name);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{TryRecvError, unbounded};
 use fastrand::Rng;
+use tidegate::clock;
 use tidegate::config::{Config, Superseded};
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
@@ -16,6 +17,7 @@ use tidegate::instance::engine::{Answered, Effect, Engine, Flush, Input, Questio
 use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
+use tidegate::instance::view::ListQuery;
 use tidegate::log::embedded::{Turn, Turns};
 use tidegate::log::{Join, Log, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::{StoreError, Stores};
@@ -205,7 +207,10 @@ impl Node {
             waiting: Waiting::default(),
             pending: Vec::new(),
         }));
-        let engine = Engine::new(setting, ScriptedCalls(Rc::clone(&desk)), Arc::clone(&member) as Arc<dyn Member>, now);
+        let calls = ScriptedCalls(Rc::clone(&desk));
+        let mut engine = Engine::new(setting, calls, Arc::clone(&member) as Arc<dyn Member>, now);
+        // As the loop does before anything else.
+        engine.step(Input::Awake(clock::boot()), now);
         Node {
             name,
             folder,
@@ -315,6 +320,18 @@ impl Node {
         let touched = self.work.iter().flat_map(|(work, _)| &work.offsets);
         let open: Vec<_> = touched.filter(|offset| giving_back.partitions.contains(&offset.of)).collect();
         assert!(open.is_empty(), "G1: {} gave back partitions of an undecided transaction: {open:?}", self.name);
+    }
+
+    /// Whether the engine answers for what it owns, if anything: nothing is undecided, and after a pause the group has
+    /// been heard (P8).
+    pub fn answers(&mut self) -> bool {
+        let (answer, mut status) = oneshot::channel();
+        self.engine.step(Input::Question(Question::Status(answer)), clock::now());
+        let owns = status.try_recv().is_ok_and(|status| status.tasks.iter().any(|task| task.role == "task"));
+        let (answer, mut answered) = oneshot::channel();
+        let query = ListQuery { limit: 1, ..ListQuery::default() };
+        self.engine.step(Input::Question(Question::List(query, answer)), clock::now());
+        !owns || matches!(answered.try_recv(), Ok(Ok(_)))
     }
 
     /// Whether the engine has answered the revoke that it was told.

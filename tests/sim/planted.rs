@@ -26,7 +26,7 @@ use std::time::Instant;
 use comfy_table::{ContentArrangement, Table};
 use tidegate::planted::{self, Bug};
 
-use kinds::Kind;
+use kinds::{KINDS, Kind};
 use run::{Violation, run};
 
 /// Each bug has to be noticed within so many seeds of each kind.
@@ -37,6 +37,11 @@ const WIDTH: u16 = 160;
 
 /// Seeds at a time.
 const THREADS: usize = 2;
+
+/// The kind of that name.
+fn named(name: &str) -> &'static Kind {
+    KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("there is no kind {name}"))
+}
 
 /// The kinds of seeds in which the bug can show.
 fn kinds(bug: Bug) -> &'static [&'static str] {
@@ -75,7 +80,7 @@ fn kinds(bug: Bug) -> &'static [&'static str] {
 
 /// The first of the seeds that notices the bug; runs them in order, some at a time.
 fn first_violation(bug: Bug) -> Option<Violation> {
-    let kinds: Vec<&'static Kind> = kinds(bug).iter().map(|name| Kind::named(name)).collect();
+    let kinds: Vec<&'static Kind> = kinds(bug).iter().map(|name| named(name)).collect();
     let seeds: Vec<_> = (1..=SEEDS).flat_map(|seed| kinds.iter().map(move |kind| (*kind, seed))).collect();
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());

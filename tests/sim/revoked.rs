@@ -3,10 +3,11 @@
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use tidegate::clock;
 use tidegate::config::StampSource;
+use tidegate::instance::commit::Ended;
 use tidegate::instance::engine::Input;
 use tidegate::log::{MemberEvent, SESSION_TIMEOUT, TopicPartition};
 
-use super::asleep::{Said, ask, at_rest, awake, decide, hand_out};
+use super::asleep::{Said, ask, at_rest, awake, hand_out};
 use super::world::World;
 
 fn all(world: &World) -> Vec<TopicPartition> {
@@ -40,7 +41,9 @@ fn a_revoke_that_waits_for_a_transaction_ends_as_a_loss() {
     assert_eq!(lost.try_recv(), Err(TryRecvError::Disconnected), "a loss needs no transaction");
     assert_eq!(ask(&mut world), Said::NotHere);
     // The transaction that was under way is decided later, and nothing comes of it.
-    decide(&mut world);
+    let (now, node) = (clock::now(), &mut world.nodes[0]);
+    node.work = None;
+    node.step(Input::Ended(Ended::Aborted("fenced by the next owner".into())), now);
     hand_out(&mut world);
     assert!(world.nodes[0].work.is_none() && world.nodes[0].engine.is_idle(), "nothing is owned or to be committed");
 }

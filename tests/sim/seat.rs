@@ -69,6 +69,11 @@ fn a_sequencer_that_had_the_seat_before_counts_on_behind_others() {
     let fetched = node.inbox.next_records(&mut fastrand::Rng::with_seed(1)).expect("the record is read");
     node.step(Input::Member(MemberEvent::Fetched(fetched)), now);
     decide(&mut world);
+    let World { nodes, shared, .. } = &mut world;
+    nodes[0].take_effects(now);
+    while !nodes[0].flushes.is_empty() {
+        nodes[0].flush(shared);
+    }
     // The next commit has the positions of the other task.
     clock::sleep(Duration::from_secs(13 * 3600));
     let later = clock::now();

@@ -391,7 +391,7 @@ impl World {
             && self.zombies.is_empty()
             && !self.shared.markers_are_late()
             && self.nodes.iter().all(|node| node.frozen.is_none() && !node.leaving && node.is_quiet())
-            && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle)
+            && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle && node.answers())
             && checks::all_is_committed(self)
     }
 
