@@ -31,6 +31,8 @@ MIN_RATIO = 0.80
 MAX_GROWTH_MIB = 64
 # Each primary event has so many children, so that little has to be sent for much work.
 FAN_OUT = 50
+# So many of them are sent at once.
+REQUEST = 100_000
 # The abuser lasts at least so long: the server gives up a request after 60 s.
 ABUSE_SECONDS = 66
 
@@ -234,10 +236,13 @@ class Instance:
         return answer.status, answer.read().decode()
 
     def send(self, primaries):
-        lines = "".join(f'{{"key":"order-{n % 400}","action":"ADD"}}\n' for n in range(primaries))
-        status, answer = self.ask("POST", "/api/v1/events", lines)
-        if status != 202:
-            sys.exit(f"abuse: the batch was not taken: {status} {answer}")
+        # A request takes 8 MiB.
+        for first in range(0, primaries, REQUEST):
+            numbers = range(first, min(first + REQUEST, primaries))
+            lines = "".join(f'{{"key":"order-{n % 400}","action":"ADD"}}\n' for n in numbers)
+            status, answer = self.ask("POST", "/api/v1/events", lines)
+            if status != 202:
+                sys.exit(f"abuse: the batch was not taken: {status} {answer}")
 
     def processed(self):
         lines = self.ask("GET", "/metrics")[1].splitlines()

@@ -15,6 +15,8 @@
 //!    transactions, in stages that lose nothing.
 //! 8. [`store`] takes the committed entries in one batch.
 //!
+//! Beside it every instance reads what the commits count ([`instance`]'s observer), and [`frontier`] tells what is final.
+//!
 //! A child is then at step 2 of another task. Between the steps the event is in the hands of
 //! [`instance::engine`], the state machine that one engine thread steps. The side path of a partition
 //! that changes its owner is [`instance::opening`], [`task::restore`], [`changelog`], [`store`].

@@ -14,7 +14,7 @@ use crate::config;
 use crate::counts::{self, COUNTS};
 use crate::event::{DecodeError, check_version, unless_newer};
 use crate::log::whole::{self, Until};
-use crate::log::{Log, LogError, Record, TopicPartition};
+use crate::log::{Log, LogError, NewRecord, Record, TopicPartition};
 use crate::proto;
 use crate::stamp::SEQUENCE_LIMIT;
 use crate::topics::KIND;
@@ -39,17 +39,23 @@ pub struct History {
 #[error("{0}")]
 pub struct Break(String);
 
-/// Reads a record of `<app>-progress`.
-///
-/// # Errors
-/// One that is not ours, or newer than this build.
-pub fn decode(value: Option<Bytes>) -> Result<proto::Progress, DecodeError> {
-    let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
-    counts::decode(value)
+/// What the header `tidegate_kind` says of parts of snapshots.
+const SNAPSHOT: &[u8] = b"snapshot";
+
+/// The record that tells what a transaction has counted.
+pub fn counts_record(progress: &proto::Progress) -> NewRecord {
+    of_kind(COUNTS, progress)
 }
 
-/// What the header `tidegate_kind` says of parts of snapshots.
-pub const SNAPSHOT: &[u8] = b"snapshot";
+/// The record of a part of a snapshot.
+pub fn snapshot_record(part: &proto::Snapshot) -> NewRecord {
+    of_kind(SNAPSHOT, part)
+}
+
+fn of_kind(kind: &'static [u8], message: &impl Message) -> NewRecord {
+    let headers = vec![(KIND.to_owned(), Bytes::from_static(kind))];
+    NewRecord { key: None, value: Some(message.encode_to_vec().into()), headers }
+}
 
 /// What a record of `<app>-progress` tells.
 #[derive(Debug)]
@@ -69,15 +75,18 @@ pub enum Told {
 pub fn read(of: &TopicPartition, record: Record) -> Result<Told, LogError> {
     let kind = record.headers.iter().find(|(name, _)| name == KIND).map(|(_, kind)| kind);
     let told = match kind {
-        Some(kind) if kind == COUNTS => decode(record.value).map(Told::Counts),
-        Some(kind) if kind == SNAPSHOT => decode_snapshot(record.value).map(Told::Snapshot),
+        Some(kind) if kind == COUNTS => value(record.value).and_then(counts::decode).map(Told::Counts),
+        Some(kind) if kind == SNAPSHOT => value(record.value).and_then(decode_snapshot).map(Told::Snapshot),
         _ => Ok(Told::Else),
     };
     told.map_err(|error| LogError::Fatal(format!("{of} at offset {}: {error}", record.offset)))
 }
 
-fn decode_snapshot(value: Option<Bytes>) -> Result<proto::Snapshot, DecodeError> {
-    let value = value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))?;
+fn value(value: Option<Bytes>) -> Result<Bytes, DecodeError> {
+    value.ok_or_else(|| DecodeError::Malformed("a record without value".into()))
+}
+
+fn decode_snapshot(value: Bytes) -> Result<proto::Snapshot, DecodeError> {
     let snapshot = proto::Snapshot::decode(value.clone()).map_err(|error| unless_newer(error.into(), value))?;
     check_version(u64::from(snapshot.format_version))?;
     Ok(snapshot)

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message;
 
 use crate::changelog;
 use crate::clock;
@@ -24,16 +23,17 @@ use crate::config::Guarantee;
 use crate::counts;
 use crate::log::outbox::Outbox;
 use crate::log::{
-    Append, Appender, CommitError, Headers, Log, LogError, Member, Membership, NewRecord, OffsetCommit, Producer,
-    Receipt, TopicPartition, Transaction,
+    Append, Appender, CommitError, Log, LogError, Member, Membership, NewRecord, OffsetCommit, Producer, Receipt,
+    TopicPartition, Transaction,
 };
 use crate::metrics;
 use crate::output::Output;
 use crate::planted::{self, Bug};
+use crate::progress::counts_record;
 use crate::proto;
 use crate::sequencer::order;
 use crate::task::overlay::Entries;
-use crate::topics::{self, Topics};
+use crate::topics::Topics;
 use acknowledged::Acknowledged;
 pub use mark::{FORMAT, Mark};
 
@@ -338,7 +338,7 @@ fn compose(topics: &Topics, output: Option<&Output>, work: Work) -> Transaction 
         appends.push(Append { to: TopicPartition::new(&topics.order, 0), records: order });
     }
     if !progress.is_empty() {
-        let records = progress.iter().map(progress_record).collect();
+        let records = progress.iter().map(counts_record).collect();
         appends.push(Append { to: TopicPartition::new(&topics.progress, 0), records });
     }
     Transaction { appends, offsets: work.offsets, membership: work.membership, ends_of: work.ends_of }
@@ -363,11 +363,6 @@ fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRe
     }
     records.extend(bookkeeping.map(changelog::bookkeeping_record));
     records
-}
-
-fn progress_record(progress: &proto::Progress) -> NewRecord {
-    let headers: Headers = vec![(topics::KIND.to_owned(), Bytes::from_static(counts::COUNTS))];
-    NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers }
 }
 
 #[cfg(test)]

@@ -5,16 +5,12 @@
 //! Y2: `<app>-progress` tells the topics by their ids before anything else is written, so where it is empty itself
 //!     nothing of ours is committed, or it is not the topic that it was.
 
-use bytes::Bytes;
-use prost::Message;
-
 use super::commit::Mark;
 use super::topology::TopologyError;
-use crate::counts::COUNTS;
-use crate::log::{Append, Committed, Log, LogError, NewRecord, TopicDescription, TopicPartition};
-use crate::progress::History;
+use crate::log::{Append, Committed, Log, LogError, TopicDescription, TopicPartition};
+use crate::progress::{History, counts_record};
 use crate::proto;
-use crate::topics::{KIND, Topics};
+use crate::topics::Topics;
 
 /// What an operator can do about it.
 const NEXT: &str = "put back the cluster's (or the embedded log's) data of before, or start over from what the source \
@@ -72,10 +68,8 @@ impl<'a> Kept<'a> {
             id.map(|id| proto::TopicId { topic: (*name).to_owned(), topic_id: id.to_owned() })
         });
         let progress = proto::Progress { topics: told.collect(), last: true, ..proto::Progress::default() };
-        let headers = vec![(KIND.to_owned(), Bytes::from_static(COUNTS))];
-        let record = NewRecord { key: None, value: Some(progress.encode_to_vec().into()), headers };
         let to = TopicPartition::new(&self.topics.progress, 0);
-        log.append(Append { to, records: vec![record] }).map(drop)
+        log.append(Append { to, records: vec![counts_record(&progress)] }).map(drop)
     }
 }
 

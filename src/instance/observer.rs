@@ -7,17 +7,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use prost::Message;
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
-use crate::log::{Append, Isolation, Log, LogError, NewRecord, Reader, TopicPartition};
+use crate::log::{Append, Isolation, Log, LogError, Reader, TopicPartition};
 use crate::metrics;
-use crate::progress::{self, SNAPSHOT, Told};
-use crate::topics::KIND;
+use crate::progress::{self, Told, snapshot_record};
 
 /// How long one look for new records lasts.
 const LOOK: Duration = Duration::from_millis(100);
@@ -114,7 +111,7 @@ impl Reading<'_> {
             let Err(error) = self.follow(&mut position, &mut stuck) else { return };
             tracing::warn!("what is settled is not known for the moment: {error}");
             (self.report)(Some(error));
-            std::thread::sleep(RETRY);
+            clock::sleep(RETRY);
         }
     }
 
@@ -193,12 +190,7 @@ impl Reading<'_> {
 
     fn write(&self, position: i64) -> Result<(), LogError> {
         let parts = snapshot::write(&self.observer.book(), position, &self.writer);
-        let record = |part: &crate::proto::Snapshot| NewRecord {
-            key: None,
-            value: Some(part.encode_to_vec().into()),
-            headers: vec![(KIND.to_owned(), Bytes::from_static(SNAPSHOT))],
-        };
-        let records = parts.iter().map(record).collect();
+        let records = parts.iter().map(snapshot_record).collect();
         self.log.append(Append { to: self.of.clone(), records }).map(drop)
     }
 }
@@ -219,7 +211,7 @@ impl Stuck {
             return;
         }
         let (Some(root), Some(since)) = (self.root, self.since) else { return };
-        if since.elapsed() >= STUCK {
+        if clock::since(since) >= STUCK {
             self.since = Some(clock::now());
             let unsettled = standing.unsettled;
             tracing::warn!(
@@ -238,9 +230,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::counts::{self, COUNTS, Count};
+    use crate::counts::{self, Count};
     use crate::log::NewTopic;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+    use crate::progress::counts_record;
     use crate::proto;
     use crate::stamp::Stamp;
 
@@ -256,12 +249,7 @@ mod tests {
         let mut told = vec![Count::produced(&Stamp::root(0, n), 0)];
         told.extend(n.checked_sub(1).map(|before| Count::consumed(&Stamp::root(0, before), 0)));
         let at = proto::SourcePosition { topic: "t".into(), position: n as i64 + 1, ..Default::default() };
-        let record = |progress: &proto::Progress| NewRecord {
-            key: None,
-            value: Some(progress.encode_to_vec().into()),
-            headers: vec![(KIND.to_owned(), Bytes::from_static(COUNTS))],
-        };
-        let records = counts::records(told, vec![at]).iter().map(record).collect();
+        let records = counts::records(told, vec![at]).iter().map(counts_record).collect();
         log.append(Append { to: of.clone(), records }).unwrap();
     }
 

@@ -65,20 +65,7 @@ mod tests {
     use super::*;
 
     fn task(partition: i32, state: TaskState, restore_remaining: Option<i64>) -> TaskStatus {
-        TaskStatus {
-            role: "task",
-            topic: Arc::from("t"),
-            partition,
-            thread: 1,
-            state,
-            position: 0,
-            committed: 0,
-            lag: None,
-            in_flight: 0,
-            waiting: 0,
-            oldest_age_ms: 0,
-            restore_remaining,
-        }
+        TaskStatus { restore_remaining, ..TaskStatus::new("task", Arc::from("t"), partition, state) }
     }
 
     #[test]

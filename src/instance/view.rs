@@ -82,6 +82,26 @@ impl std::fmt::Display for Restores {
     }
 }
 
+impl TaskStatus {
+    /// One of thread 1 that has read nothing yet.
+    pub fn new(role: &'static str, topic: Arc<str>, partition: i32, state: TaskState) -> TaskStatus {
+        TaskStatus {
+            role,
+            topic,
+            partition,
+            thread: 1,
+            state,
+            position: 0,
+            committed: 0,
+            lag: None,
+            in_flight: 0,
+            waiting: 0,
+            oldest_age_ms: 0,
+            restore_remaining: None,
+        }
+    }
+}
+
 /// The instance as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Status {

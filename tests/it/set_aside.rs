@@ -4,21 +4,13 @@ use rocksdb::DB;
 use tidegate::clock;
 use tidegate::store::schema::{self, Checkpoint, Identity};
 
-use super::running::{Running, eventually};
+use super::upgrade::{again, ended};
 
 const DAY_MS: i64 = 86_400_000;
 
 #[test]
 fn every_store_that_cannot_be_used_is_rebuilt_with_one_line_that_says_why() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let running = Running::start(folder.path(), &[]);
-    let line = |n: u32| format!(r#"{{"key":"k{n}","action":"ADD","payload":{{"value":"{n}"}}}}"#);
-    running.send(&(0..40).map(line).collect::<Vec<_>>().join("\n"));
-    running.holds("k39", "ADD");
-    running.drained();
-    running.signal("TERM");
-    assert_eq!(running.ended(), Some(0));
-
+    let folder = ended();
     let damage = |partition: i32, change: &dyn Fn(&DB, Identity, Checkpoint)| {
         let path = folder.path().join(format!("tidegate-data/state/one/partition-{partition}"));
         let db = DB::open_default(path).expect("the store");
@@ -45,16 +37,7 @@ fn every_store_that_cannot_be_used_is_rebuilt_with_one_line_that_says_why() {
         put(db, schema::IDENTITY, schema::encode(&foreign));
     });
 
-    let running = Running::start(folder.path(), &[]);
-    for n in 0..40 {
-        assert_eq!(running.holds(&format!("k{n}"), "ADD")["value"], n.to_string());
-    }
-    running.signal("TERM");
-    let lines = eventually("it has said that it ends", || {
-        let lines = running.logged();
-        (!lines.is_empty()).then_some(lines)
-    });
-    assert_eq!(running.ended(), Some(0));
+    let lines = again(folder.path());
     let reasons = ["may have missed a deletion", "which ends at", "an earlier topic's", "another"];
     for (partition, reason) in reasons.into_iter().enumerate() {
         let of_partition = format!("partition={partition} ");

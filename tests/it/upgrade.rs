@@ -42,7 +42,7 @@ fn append(folder: &Path, to: &TopicPartition, key: &str, value: Vec<u8>, headers
 }
 
 /// An application that has processed some events and has ended in good order.
-fn ended() -> TempDir {
+pub fn ended() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let running = Running::start(folder.path(), &[]);
     let lines: Vec<String> =
@@ -53,6 +53,21 @@ fn ended() -> TempDir {
     running.signal("TERM");
     assert_eq!(running.ended(), Some(0));
     folder
+}
+
+/// Starts it again: it holds all that it held, and ends. What it said.
+pub fn again(folder: &Path) -> Vec<String> {
+    let running = Running::start(folder, &[]);
+    for n in 0..40 {
+        assert_eq!(running.holds(&format!("k{n}"), "ADD")["value"], n.to_string());
+    }
+    running.signal("TERM");
+    let lines = eventually("it has said that it ends", || {
+        let lines = running.logged();
+        (!lines.is_empty()).then_some(lines)
+    });
+    assert_eq!(running.ended(), Some(0));
+    lines
 }
 
 /// Starts an instance that has to end by itself with exit code 1; what it said.
@@ -198,16 +213,7 @@ fn a_store_of_another_version_is_rebuilt_with_one_line_that_says_why() {
         identity[0] = version;
         store.put(b"midentity", identity).unwrap();
     }
-    let running = Running::start(folder.path(), &[]);
-    for n in 0..40 {
-        assert_eq!(running.holds(&format!("k{n}"), "ADD")["value"], n.to_string());
-    }
-    running.signal("TERM");
-    let lines = eventually("it has said that it ends", || {
-        let lines = running.logged();
-        (!lines.is_empty()).then_some(lines)
-    });
-    assert_eq!(running.ended(), Some(0));
+    let lines = again(folder.path());
     for (partition, reason) in
         [(0, "it has format 2, this version reads 1"), (1, "it has format 0, this version reads 1")]
     {

@@ -13,12 +13,13 @@
 
 use std::time::Duration;
 
-use super::{Committer, DENIED, Ended, RETRY, Setup, Work, aborted, compose, progress_record};
+use super::{Committer, DENIED, Ended, RETRY, Setup, Work, aborted, compose};
 use crate::clock;
 use crate::log::{
     Append, Appender, LogError, Membership, NewRecord, OffsetCommit, Receipt, TopicPartition, Transaction,
 };
 use crate::planted::{self, Bug};
+use crate::progress::counts_record;
 use crate::proto;
 
 /// Between two tries to commit positions while the group is between two generations; and before the first try again
@@ -127,7 +128,7 @@ impl Acknowledged {
     fn uncounted(&self) -> Append {
         let to = TopicPartition::new(&self.setup.topics.progress, 0);
         let progress = proto::Progress { uncounted: true, last: true, ..proto::Progress::default() };
-        Append { to, records: vec![progress_record(&progress)] }
+        Append { to, records: vec![counts_record(&progress)] }
     }
 
     /// The group goes on while this is under way: what is in here was owned throughout, or the loss would

@@ -202,19 +202,6 @@ impl<C: Calls> Engine<C> {
     }
 
     fn blank(&self, role: &'static str, topic: Arc<str>, partition: i32, state: TaskState) -> TaskStatus {
-        TaskStatus {
-            role,
-            topic,
-            partition,
-            thread: self.setting.thread,
-            state,
-            position: 0,
-            committed: 0,
-            lag: None,
-            in_flight: 0,
-            waiting: 0,
-            oldest_age_ms: 0,
-            restore_remaining: None,
-        }
+        TaskStatus { thread: self.setting.thread, ..TaskStatus::new(role, topic, partition, state) }
     }
 }
