@@ -49,9 +49,9 @@ impl Count {
     }
 }
 
-/// Sums `counts` and writes them as records; the last one is flagged and carries the positions.
+/// Sums `counts` and writes them as records; the last one is flagged and carries what else the transaction tells.
 /// Empty when there is nothing to tell.
-pub fn records(mut counts: Vec<Count>, positions: Vec<proto::SourcePosition>) -> Vec<proto::Progress> {
+pub fn records(mut counts: Vec<Count>, told: proto::Progress) -> Vec<proto::Progress> {
     counts.sort_unstable();
     // The sums of one root, as (first depth, deltas); roots of equal sums share one message.
     let mut shapes: std::collections::BTreeMap<(u32, u32, u8, Vec<i64>), Vec<u64>> = Default::default();
@@ -92,9 +92,9 @@ pub fn records(mut counts: Vec<Count>, positions: Vec<proto::SourcePosition>) ->
         }
     }
     let last = records.last_mut().expect("begins with one");
-    last.source_positions = positions;
-    last.last = true;
-    records.retain(|record| !record.counts.is_empty() || !record.source_positions.is_empty());
+    let is_told = told != proto::Progress::default();
+    *last = proto::Progress { counts: std::mem::take(&mut last.counts), last: true, ..told };
+    records.retain(|record| !record.counts.is_empty() || is_told);
     records
 }
 
@@ -136,7 +136,7 @@ mod tests {
         let root = |n| Stamp::root(0, n);
         let mut counts: Vec<Count> = (10..20).map(|n| Count::produced(&root(n), 0)).collect();
         counts.extend([Count::consumed(&root(15), 0), Count::produced(&root(30), 0), Count::consumed(&root(30), 0)]);
-        let records = records(counts, Vec::new());
+        let records = records(counts, proto::Progress::default());
         assert_eq!(records.len(), 1);
         assert!(records[0].last);
         assert_eq!(records[0].counts.len(), 1);
@@ -148,14 +148,14 @@ mod tests {
     fn a_parent_and_its_children_share_a_shape() {
         let root = Stamp::root(0, 7);
         let counts = vec![Count::spawned(&root, 0, 3), Count::consumed(&root, 0)];
-        let records = records(counts, Vec::new());
+        let records = records(counts, proto::Progress::default());
         assert_eq!(records[0].counts[0].first_depth, 0);
         assert_eq!(records[0].counts[0].deltas, [-1, 3]);
     }
 
     #[test]
     fn nothing_to_tell_is_no_record() {
-        let root = Stamp::root(0, 7);
-        assert!(records(vec![Count::produced(&root, 0), Count::consumed(&root, 0)], Vec::new()).is_empty());
+        let (root, told) = (Stamp::root(0, 7), proto::Progress::default());
+        assert!(records(vec![Count::produced(&root, 0), Count::consumed(&root, 0)], told).is_empty());
     }
 }

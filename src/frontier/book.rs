@@ -247,7 +247,8 @@ mod tests {
     }
 
     fn take(book: &mut Book, counts: Vec<Count>, at: Option<proto::SourcePosition>) {
-        counts::records(counts, at.into_iter().collect()).iter().for_each(|record| book.take(record, 1));
+        let told = proto::Progress { source_positions: at.into_iter().collect(), ..Default::default() };
+        counts::records(counts, told).iter().for_each(|record| book.take(record, 1));
     }
 
     fn root(epoch: u8, sequence: u64) -> Stamp {

@@ -161,7 +161,7 @@ mod tests {
             greatest: Some(position as u64),
             ..Default::default()
         };
-        counts::records(counts.collect(), vec![at])
+        counts::records(counts.collect(), proto::Progress { source_positions: vec![at], ..Default::default() })
     }
 
     proptest! {

@@ -324,7 +324,8 @@ impl Transactional {
 /// What the work appends and commits.
 fn compose(topics: &Topics, output: Option<&Output>, work: Work) -> Transaction {
     let mut outbox = work.outbox;
-    let progress = counts::records(std::mem::take(&mut outbox.counts), work.sources);
+    let told = proto::Progress { source_positions: work.sources, ..std::mem::take(&mut outbox.told) };
+    let progress = counts::records(std::mem::take(&mut outbox.counts), told);
     let mut appends = outbox.into_appends(topics);
     if let Some(output) = output {
         appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));

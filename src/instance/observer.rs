@@ -246,10 +246,11 @@ mod tests {
 
     /// Appends what one transaction tells: it receives root `n`, and is done with the one before.
     fn tell(log: &dyn Log, of: &TopicPartition, n: u64) {
-        let mut told = vec![Count::produced(&Stamp::root(0, n), 0)];
-        told.extend(n.checked_sub(1).map(|before| Count::consumed(&Stamp::root(0, before), 0)));
+        let mut counted = vec![Count::produced(&Stamp::root(0, n), 0)];
+        counted.extend(n.checked_sub(1).map(|before| Count::consumed(&Stamp::root(0, before), 0)));
         let at = proto::SourcePosition { topic: "t".into(), position: n as i64 + 1, ..Default::default() };
-        let records = counts::records(told, vec![at]).iter().map(counts_record).collect();
+        let told = proto::Progress { source_positions: vec![at], ..Default::default() };
+        let records = counts::records(counted, told).iter().map(counts_record).collect();
         log.append(Append { to: of.clone(), records }).unwrap();
     }
 

@@ -7,7 +7,7 @@ use crate::cause::Cause;
 use crate::counts::Count;
 use crate::dead_letter::{self, Reason};
 use crate::event::StampedEvent;
-use crate::proto::Origin;
+use crate::proto::{self, Origin};
 use crate::topics::{Topics, partition_of};
 
 /// How much memory the encoded values share at a time.
@@ -33,6 +33,8 @@ pub struct Outbox {
     arena: BytesMut,
     /// Per root and depth.
     pub counts: Vec<Count>,
+    /// What the transaction tells in `<app>-progress` beside its counts.
+    pub told: proto::Progress,
     /// Dead letters by cause, for the metrics after the commit.
     pub causes: Vec<Cause>,
     /// What the records take in memory, in bytes, roughly.
@@ -101,7 +103,7 @@ impl Outbox {
 
     /// Whether a transaction would have nothing of it.
     pub fn is_empty(&self) -> bool {
-        self.counts.is_empty() && self.bytes == 0
+        self.counts.is_empty() && self.bytes == 0 && self.told == proto::Progress::default()
     }
 
     /// The records, each partition's in the order in which they were put.

@@ -43,7 +43,7 @@ impl Acknowledged {
 impl Committer for Acknowledged {
     fn carry_out(&mut self, mut work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         // Counts that may be doubled would make a guess of what is settled.
-        work.outbox.counts.clear();
+        (work.outbox.counts, work.outbox.told) = Default::default();
         let Transaction { appends, offsets, membership, ends_of } =
             compose(&self.setup.topics, self.setup.output.as_ref(), work);
         let mut stages = self.stages(appends);
