@@ -6,18 +6,19 @@
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
-//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
+//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`, L1 and L2 in `links.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
 //! `turns.rs`.
 
 mod aside;
 pub mod bulk;
 mod failure;
 mod lease;
+mod links;
 pub mod schema;
 mod turns;
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -32,6 +33,7 @@ use crate::planted::{self, Bug};
 use bulk::Bulk;
 pub use failure::StoreError;
 use lease::{Lease, Leases};
+use links::Links;
 use schema::{Checkpoint, Identity};
 pub use turns::Turn;
 use turns::Turns;
@@ -112,7 +114,7 @@ impl Stores {
             lease.condemn(reason);
             self.make_room(partition, &path, reason)?;
         }
-        match self.open_at(&path).and_then(|store| store.begin(identity)) {
+        match self.open_at(&path, partition).and_then(|store| store.begin(identity)) {
             Ok(store) => {
                 if let Some(reason) = &refused {
                     lease.absolve();
@@ -142,7 +144,7 @@ impl Stores {
             Ok(_) if !path.join("CURRENT").exists() => return Ok(Err(Some("it has no file CURRENT".into()))),
             Ok(_) => {}
         }
-        let store = match self.open_at(path) {
+        let mut store = match self.open_at(path, identity.partition) {
             Ok(store) => store,
             Err(StoreError::Corrupted(_, reason)) => return Ok(Err(Some(reason))),
             Err(error) => return Err(error),
@@ -152,7 +154,13 @@ impl Stores {
         let reason = match store.value::<Identity>(schema::IDENTITY) {
             _ if format != schema::VERSION => format!("it has format {format}, this version reads {}", schema::VERSION),
             Ok(Some(found)) if found == *identity && store.checkpoint().is_ok_and(|known| known.is_some()) => {
-                return Ok(Ok(store));
+                match Links::read(&store.db, identity.partition) {
+                    Ok(links) => {
+                        store.links = Mutex::new(links);
+                        return Ok(Ok(store));
+                    }
+                    Err(reason) => reason,
+                }
             }
             Ok(Some(found)) if found != *identity => format!("it belongs to {found:?}"),
             Ok(_) => "it does not say what it holds".into(),
@@ -221,10 +229,11 @@ impl Stores {
         options
     }
 
-    fn open_at(&self, path: &Path) -> Result<Store, StoreError> {
+    fn open_at(&self, path: &Path, partition: i32) -> Result<Store, StoreError> {
         std::fs::create_dir_all(path).map_err(|error| failure::of_system(path, &error))?;
         let db = DB::open(&self.options(), path).map_err(|error| failure::of_database(path, &error))?;
-        Ok(Store { db, path: path.to_owned(), damage: OnceLock::new(), lease: None })
+        let links = Mutex::new(Links::new(partition));
+        Ok(Store { db, path: path.to_owned(), links, damage: OnceLock::new(), lease: None })
     }
 }
 
@@ -232,6 +241,8 @@ impl Stores {
 pub struct Store {
     db: DB,
     path: PathBuf,
+    /// Held while anything is written, so that one write follows on the other.
+    links: Mutex<Links>,
     /// What is wrong with it, once anyone has found it (R5).
     damage: OnceLock<String>,
     /// Behind `db`: given back once RocksDB has closed its files (R4).
@@ -253,8 +264,7 @@ impl Store {
     fn begin(self, identity: &Identity) -> Result<Store, StoreError> {
         let mut batch = WriteBatch::default();
         batch.put(schema::IDENTITY, schema::encode(identity));
-        batch.put(schema::CHECKPOINT, schema::encode(&Checkpoint { position: 0, at_end_ms: i64::MAX }));
-        self.db.write(batch).map_err(|error| self.failed(&error))?;
+        self.write_batch(batch, None, Checkpoint { position: 0, at_end_ms: i64::MAX })?;
         self.flush()?;
         Ok(self)
     }
@@ -353,16 +363,38 @@ impl Store {
             batch.put(schema::BOOKKEEPING, bookkeeping);
         }
         batch.put(schema::CHECKPOINT, schema::encode(&checkpoint));
+        let mut links = self.links();
+        let mut after = *links;
+        if after.are_many() {
+            self.flush()?;
+            after.forget(&mut batch);
+        }
+        let (key, value) = after.next();
+        batch.put(key, value);
         self.is_intact()?;
-        self.db.write(batch).map_err(|error| self.failed(&error))
+        self.db.write(batch).map_err(|error| self.failed(&error))?;
+        after.written();
+        *links = after;
+        Ok(())
     }
 
-    /// Takes whole files, all of them or none.
-    fn ingest(&self, files: Vec<PathBuf>) -> Result<(), StoreError> {
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes whole files, all of them or none. `make` makes them, with the link that is to be in one of them.
+    fn ingest(
+        &self,
+        make: impl FnOnce(&(Vec<u8>, Vec<u8>)) -> Result<Vec<PathBuf>, StoreError>,
+    ) -> Result<(), StoreError> {
         self.is_intact()?;
+        let mut links = self.links();
+        let files = make(&links.next())?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, files).map_err(|error| self.failed(&error))
+        self.db.ingest_external_file_opts(&options, files).map_err(|error| self.failed(&error))?;
+        links.written();
+        Ok(())
     }
 
     /// Forces what is written onto the disk, for an orderly end.

@@ -114,11 +114,13 @@ impl Bulk {
         }
         .map_err(|error| self.failed(&error))?;
         let (bookkeeping, checkpoint) = (bookkeeping.map(|bytes| &bytes[..]), schema::encode(&checkpoint));
-        let own = bookkeeping.map(|bytes| (schema::BOOKKEEPING, bytes)).into_iter();
-        let paths = files.finish(own.chain([(schema::CHECKPOINT, &checkpoint[..])]));
-        let paths = paths.map_err(|error| self.failed(&error))?;
+        let bookkeeping = bookkeeping.map(|bytes| (schema::BOOKKEEPING, bytes));
         // 2. The store takes all of them or none. A crash before leaves files that the next try deletes.
-        store.ingest(paths)
+        store.ingest(|(link, value)| {
+            let own = [(&link[..], &value[..])].into_iter().chain(bookkeeping);
+            let paths = files.finish(own.chain([(schema::CHECKPOINT, &checkpoint[..])]));
+            paths.map_err(|error| self.failed(&error))
+        })
         // 3. Dropping deletes the folder. A crash before leaves an empty one.
     }
 

@@ -3,6 +3,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `e` + entity key | an entry: [`encode_entry`] |
+//! | `l` + number, 8 bytes big endian | that the write of this number is in it: `links.rs` |
 //! | `m` + `identity` | whose store this is: [`Identity`] |
 //! | `m` + `checkpoint` | up to where it holds the changelog: [`Checkpoint`] |
 //! | `m` + `bookkeeping` | the partition's `tidegate.v1.Bookkeeping` as it stands in the changelog |
@@ -18,7 +19,7 @@ use crate::event::Action;
 use crate::stamp::Stamp;
 
 /// The format of everything in a store.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// `m` + `identity`
 pub const IDENTITY: &[u8] = b"midentity";
@@ -28,6 +29,8 @@ pub const CHECKPOINT: &[u8] = b"mcheckpoint";
 pub const BOOKKEEPING: &[u8] = b"mbookkeeping";
 /// The prefix of entity keys.
 pub const ENTRY: u8 = b'e';
+/// The prefix of links.
+pub const LINK: u8 = b'l';
 
 /// No value of ours is larger; what claims to be is corrupt.
 const LIMIT: usize = 16 << 20;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::restoring::copy;
 use bytes::{Bytes, BytesMut};
 use tidegate::changelog;
 use tidegate::clock;
@@ -57,6 +58,89 @@ fn a_store_that_is_opened_again_has_kept_everything() {
     let gone = (Bytes::from_static(b"a"), None);
     store.write([(&gone.0, gone.1)], None, Checkpoint { position: 8, at_end_ms: 0 }).unwrap();
     assert_eq!((held(&store, "a"), held(&store, "ab")), (None, Some("3".into())));
+}
+
+/// R1, L1: whatever a manifest that ends too early, or a write-ahead log that is gone or another store's, leaves: what
+/// is opened holds a prefix of what was written, or is set aside.
+#[test]
+fn a_store_that_lacks_writes_between_others_is_set_aside() {
+    const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+    let folder = tempfile::tempdir().unwrap();
+    let filled = |name: &str, partition: i32| {
+        let all = stores(&folder.path().join(name));
+        let (store, _) = all.open(&Identity { partition, ..identity() }).unwrap();
+        for (position, key) in (1..).zip(KEYS) {
+            write(&store, &[(key, "1")], position);
+            // Two are in files, two in the write-ahead log.
+            (position <= 2).then(|| store.flush().unwrap());
+        }
+        (store, folder.path().join(name).join("state").join(format!("partition-{partition}")))
+    };
+    let ((_first, first), (_second, second)) = (filled("first", 0), filled("second", 1));
+    let file = |of: &Path, part: &str| {
+        let mut files = std::fs::read_dir(of).unwrap().map(|file| file.unwrap().path());
+        files.find(|file| file.to_string_lossy().contains(part)).unwrap()
+    };
+    let (manifest, log) = (file(&first, "MANIFEST"), file(&first, ".log"));
+    let name = |path: &Path| path.file_name().unwrap().to_owned();
+    let mut told = Vec::new();
+    let mut open = |damage: &dyn Fn(&Path)| {
+        let tried = tempfile::tempdir().unwrap();
+        let path = tried.path().join("state").join("partition-0");
+        copy(&first, &path);
+        damage(&path);
+        let (store, refused) = stores(tried.path()).open(&identity()).unwrap();
+        let holds: Vec<_> = KEYS.iter().map(|key| held(&store, key).is_some()).collect();
+        assert!(holds.is_sorted_by(|a, b| a >= b), "no prefix: {holds:?}, refused: {refused:?}");
+        let count = holds.iter().filter(|holds| **holds).count();
+        let position = store.checkpoint().unwrap().unwrap().position;
+        assert_eq!((position, refused.is_some()), (count as i64, refused.is_some() && count == 0));
+        told.extend(refused);
+        count
+    };
+    assert_eq!(open(&|_| {}), 4);
+    assert_eq!(open(&|path| std::fs::remove_file(path.join(name(&log))).unwrap()), 2);
+    let swap = |path: &Path| assert!(std::fs::copy(file(&second, ".log"), path.join(name(&log))).unwrap() > 0);
+    assert_eq!(open(&swap), 0);
+    let length = std::fs::metadata(&manifest).unwrap().len();
+    for end in (0..length).step_by(7) {
+        let cut = |path: &Path| {
+            let file = std::fs::OpenOptions::new().write(true).open(path.join(name(&manifest))).unwrap();
+            file.set_len(end).unwrap();
+        };
+        open(&cut);
+    }
+    for reason in ["some are missing", "writes of another store"] {
+        assert!(told.iter().any(|told| told.contains(reason)), "{reason}: {told:?}");
+    }
+}
+
+/// L2: links are forgotten, and what they stood for is not.
+#[test]
+fn a_store_that_is_written_often_holds_few_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    for n in 0..300u32 {
+        write(&store, &[(&format!("{:03}", n % 150), &n.to_string())], i64::from(n));
+    }
+    drop(store);
+    let path = folder.path().join("state").join("partition-0");
+    let db = rocksdb::DB::open_default(&path).unwrap();
+    let all = db.iterator(rocksdb::IteratorMode::Start).map(|item| item.unwrap().0[0]);
+    let links = all.filter(|prefix| *prefix == schema::LINK).count();
+    assert!((1..=70).contains(&links), "{links}");
+    drop(db);
+    let (store, refused) = stores(folder.path()).open(&identity()).unwrap();
+    assert_eq!((refused, held(&store, "149").as_deref()), (None, Some("299")));
+    drop(store);
+    // One that is not there any more, whichever it is.
+    let db = rocksdb::DB::open_default(&path).unwrap();
+    let keys = db.iterator(rocksdb::IteratorMode::Start).map(|item| item.unwrap().0);
+    let links: Vec<_> = keys.filter(|key| key[0] == schema::LINK).collect();
+    db.delete(&links[links.len() / 2]).unwrap();
+    drop(db);
+    let (_, refused) = stores(folder.path()).open(&identity()).unwrap();
+    assert!(refused.unwrap().contains("some are missing"));
 }
 
 /// R2: another application, partition or topic; another version; files that are not there.

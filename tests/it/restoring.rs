@@ -196,7 +196,7 @@ fn a_store_that_may_have_missed_a_tombstone_or_claims_too_much_is_rebuilt() {
 }
 
 /// What a kill leaves: the folder as it is.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for file in std::fs::read_dir(from).unwrap().flatten() {
         if file.file_type().unwrap().is_file() {
