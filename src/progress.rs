@@ -37,7 +37,7 @@ pub struct History {
 /// Why the past does not go with the configuration. The message names the key and the next step.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct Break(String);
+pub struct Break(pub String);
 
 /// What the header `tidegate_kind` says of parts of snapshots.
 const SNAPSHOT: &[u8] = b"snapshot";

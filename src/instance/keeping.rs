@@ -6,9 +6,8 @@
 //!     nothing of ours is committed, or it is not the topic that it was.
 
 use super::commit::Mark;
-use super::topology::TopologyError;
 use crate::log::{Append, Committed, Log, LogError, TopicDescription, TopicPartition};
-use crate::progress::{History, counts_record};
+use crate::progress::{Break, History, counts_record};
 use crate::proto;
 use crate::topics::Topics;
 
@@ -31,7 +30,7 @@ impl<'a> Kept<'a> {
     }
 
     /// Whether they are those that the history tells of (Y1).
-    pub(super) fn check(&self, history: &History) -> Result<(), TopologyError> {
+    pub(super) fn check(&self, history: &History) -> Result<(), Break> {
         for (name, id) in self.found.iter().filter(|_| history.has_run()) {
             let what = match *name {
                 name if *name == *self.topics.changelog => "the state",
@@ -43,15 +42,13 @@ impl<'a> Kept<'a> {
             let was_there = told.is_some() || **name != *self.topics.order;
             match (told, id) {
                 (Some(told), Some(id)) if told != *id => {
-                    return Err(TopologyError::Misconfigured(format!(
+                    return Err(Break(format!(
                         "topic {name:?} is not the one that this application has written to: it was deleted and created \
                          again, and {what} that it held is gone; {NEXT}"
                     )));
                 }
                 (_, None) if was_there => {
-                    return Err(TopologyError::Misconfigured(format!(
-                        "topic {name:?} is gone, and with it {what}; {NEXT}"
-                    )));
+                    return Err(Break(format!("topic {name:?} is gone, and with it {what}; {NEXT}")));
                 }
                 _ => {}
             }
@@ -73,20 +70,21 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// Whether a history that is empty can be (Y2): `partitions` are those that the group commits positions of.
-pub(super) fn check_empty(
+/// Why a history that is empty cannot be so (Y2), if there is a reason: `partitions` are those that the group commits
+/// positions of.
+pub(super) fn why_not_empty(
     log: &dyn Log,
     group: &str,
     topics: &Topics,
     partitions: &[TopicPartition],
-) -> Result<(), TopologyError> {
+) -> Result<Option<Break>, LogError> {
     let committed = log.committed(group, partitions, false)?;
     let is_ours = |at: &Committed| at.position > 0 && Mark::parse(&at.metadata).is_some();
     let mut all = partitions.iter().zip(committed);
-    let Some((of, _)) = all.find(|(_, at)| at.as_ref().is_some_and(is_ours)) else { return Ok(()) };
-    Err(TopologyError::Misconfigured(format!(
+    let found = all.find(|(_, at)| at.as_ref().is_some_and(is_ours));
+    Ok(found.map(|(of, _)| Break(format!(
         "topic {:?} is empty, but this application has processed events of {of}: it was deleted, and how far the sources \
          were sequenced is gone with it; {NEXT}",
         &*topics.progress
-    )))
+    ))))
 }

@@ -8,7 +8,7 @@ use crate::config::{Config, LogKind, StampSource};
 use crate::log::whole::Until;
 use crate::log::{Join, Log, LogError, NewTopic, Operation, TopicDescription, TopicPartition};
 use crate::output::Output;
-use crate::progress::History;
+use crate::progress::{Break, History};
 use crate::topics::Topics;
 
 /// Why an instance cannot work with the topics as they are.
@@ -20,6 +20,12 @@ pub enum TopologyError {
     /// The log does not answer, or not yet.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl From<Break> for TopologyError {
+    fn from(broken: Break) -> TopologyError {
+        TopologyError::Misconfigured(broken.0)
+    }
 }
 
 /// What the checks found out.
@@ -183,11 +189,11 @@ pub fn ensure(log: &dyn Log, config: &Config, topics: &Topics) -> Result<Topolog
     }
     wanted.check(log)?;
     let history = history.map_or_else(read, Ok)?;
-    history.allows(&config.source, &source_ids).map_err(|broken| TopologyError::Misconfigured(broken.to_string()))?;
+    history.allows(&config.source, &source_ids)?;
     if history.is_empty() {
         let tasks = (0..config.processing.partitions).map(|at| TopicPartition::new(&topics.repartition, at));
         let all: Vec<_> = tasks.chain(source_partitions.iter().cloned()).collect();
-        keeping::check_empty(log, &config.application.id, topics, &all)?;
+        keeping::why_not_empty(log, &config.application.id, topics, &all)?.map_or(Ok(()), Err)?;
     }
     Kept::of(topics, &names, &found).tell(log, &history)?;
     let changelog = found[1].as_ref().expect("checked above");

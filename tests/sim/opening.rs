@@ -19,6 +19,10 @@ use super::world::World;
 /// Enough looks for any restore here, and an end for one that cannot succeed.
 const MOST_LOOKS: u32 = 1000;
 
+/// A claim that waits for somebody's undecided transaction is given up after so many looks and tried again later:
+/// seconds of the simulated time each, which stores that wait do not outlive for days.
+const CLAIM_LOOKS: u32 = 20;
+
 impl World {
     /// Restores a claimed partition; a store is never rebuilt without need, and only its tail is read. Meanwhile the
     /// partition may go.
@@ -100,7 +104,7 @@ impl Node {
         let (partitions, membership) = self.claims.pop_front().expect("asked when there is one");
         let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
         let asked = AtomicU32::new(0);
-        let valid = || asked.fetch_add(1, Ordering::Relaxed) < MOST_LOOKS;
+        let valid = || asked.fetch_add(1, Ordering::Relaxed) < CLAIM_LOOKS;
         let reads = partitions.iter().any(|(of, _)| &*of.topic != repartition);
         let claimed = self.opener.claim(&names, &membership, &valid).and_then(|positions| {
             let next_sequence = if reads { self.opener.next_sequence(&valid)? } else { None };

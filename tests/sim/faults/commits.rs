@@ -138,9 +138,12 @@ impl SimProducer {
     fn in_steps(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
         self.check_holder()?;
         let log = self.shared.log();
-        let dead = || Err(CommitError::Aborted(DEAD.into()));
         let aborted = |error: LogError| CommitError::Aborted(error.to_string());
         let number = log.begin(&self.id).map_err(aborted)?;
+        let dead = || {
+            self.shared.abandon(number);
+            Err(CommitError::Aborted(DEAD.into()))
+        };
         for (place, append) in transaction.appends.iter().enumerate() {
             if place * 2 >= transaction.appends.len() && self.shared.dies_at(Point::InProduce) {
                 return dead();

@@ -84,6 +84,8 @@ struct State {
     bad_commits: u32,
     /// Of a hundred commits so many have markers that come late.
     late_markers: u32,
+    /// Transactions that died on their way.
+    abandoned: Vec<u64>,
     fuse: Fuse,
     markers: Markers,
     /// How often each transactional id was taken over.
@@ -103,6 +105,7 @@ impl Shared {
             rng,
             bad_commits,
             late_markers,
+            abandoned: Vec::new(),
             fuse,
             markers,
             holders,
@@ -178,6 +181,17 @@ impl Shared {
     /// Whether markers are still to come.
     pub fn markers_are_late(&self) -> bool {
         self.state().markers.are_late()
+    }
+
+    /// Whoever was at transaction `number` is dead.
+    fn abandon(&self, number: u64) {
+        self.state().abandoned.push(number);
+    }
+
+    /// What is undecided for longer than transactions may take is aborted by the broker, unless somebody was faster.
+    fn expire_transactions(&self, log: &EmbeddedLog) {
+        let abandoned = std::mem::take(&mut self.state().abandoned);
+        abandoned.into_iter().for_each(|number| drop(log.decide(number, false)));
     }
 
     fn comes_late(&self, id: &str, number: u64, commit: bool) {

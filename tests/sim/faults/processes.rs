@@ -251,11 +251,12 @@ impl World {
         reached(sometimes::ZOMBIE);
     }
 
-    /// The group's positions expire, which they do while it has no member (protocol P23).
+    /// The group's positions expire, which they do while it has no member (protocol P23): no transaction takes as long.
     pub fn forget(&mut self) {
         reached(sometimes::EXPIRED);
         self.open_log();
         self.log().delete_group(&self.plan.config.application.id).unwrap();
+        self.shared.expire_transactions(&self.log().inner);
         self.close_log();
     }
 
