@@ -16,9 +16,9 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::errors::log_error;
-use super::native::{self, Allowed, Client, Code, Found};
-use super::rights::{self, Resource, Right, is_denial};
+use super::errors::{Code, Failure, is_denial, log_error};
+use super::native::{self, Allowed, Client, Found};
+use super::rights::{self, Resource, Right};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::clock;
@@ -60,7 +60,7 @@ impl Asker {
         self.watch.news().iter().any(|(code, _)| is_denial(*code))
     }
 
-    fn failure(&self, what: &str, failure: &native::Failure) -> LogError {
+    fn failure(&self, what: &str, failure: &Failure) -> LogError {
         self.client.serve(Duration::ZERO, &mut |_| {});
         log_error(failure.code, self.watch.explain(&format!("{what}: {}", failure.text)))
     }
@@ -228,7 +228,7 @@ impl Questions {
     }
 
     /// Tells positions that are not stable from a coordinator that does not answer.
-    fn unstable(&self, stable: &Asker, group: &str, of: &[TopicPartition], failure: &native::Failure) -> LogError {
+    fn unstable(&self, stable: &Asker, group: &str, of: &[TopicPartition], failure: &Failure) -> LogError {
         if let Err(error) = self.committed(group, of, false) {
             return error;
         }
@@ -287,7 +287,7 @@ impl Questions {
     fn topics(&self, names: &[&str], rights: bool) -> Result<Vec<Result<Option<Found>, LogError>>, LogError> {
         let found = native::topics(self.plain.ask(), names, rights, self.options.call_timeout);
         let found = found.map_err(|failure| self.plain.failure("describe topics", &failure))?;
-        let of = |(name, found): (&&str, Result<Option<Found>, native::Failure>)| {
+        let of = |(name, found): (&&str, Result<Option<Found>, Failure>)| {
             found.map_err(|failure| match failure.code {
                 code if is_denial(code) => self.missing(("Describe", Resource::Topic(name)), &failure.text),
                 _ => self.plain.failure(&format!("describe topic {name}"), &failure),

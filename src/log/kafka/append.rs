@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::errors::log_error;
-use super::native::{Client, Code, Delivery};
-use super::rights::{self, Resource, is_denial};
+use super::errors::{Code, is_denial, log_error};
+use super::native::{Client, Delivery};
+use super::rights::{self, Resource};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::clock;

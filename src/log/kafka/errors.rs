@@ -1,8 +1,23 @@
 //! What librdkafka's errors mean for the port's callers.
 
-use super::native::{Code, Failure};
-use super::rights::is_denial;
+pub use rdkafka::types::RDKafkaErrorCode as Code;
+
 use crate::log::LogError;
+
+/// An error with librdkafka's own verdict on what helps.
+#[derive(Debug)]
+pub struct Failure {
+    /// The error's code.
+    pub code: Code,
+    /// What librdkafka says about it.
+    pub text: String,
+    /// The handle is of no more use.
+    pub fatal: bool,
+    /// The same call may be made again.
+    pub retriable: bool,
+    /// The transaction has to be aborted.
+    pub abortable: bool,
+}
 
 /// Errors of the network or of a broker that is busy, starting or moving: the same call may succeed later.
 pub fn passing(code: Code) -> bool {
@@ -39,6 +54,17 @@ pub fn passing(code: Code) -> bool {
             | Code::ThrottlingQuotaExceeded
             | Code::QueueFull
             | Code::ReassignmentInProgress
+    )
+}
+
+/// Whether the code says that a right is missing.
+pub fn is_denial(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
     )
 }
 

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::arena::Arena;
-use super::errors::{log_error, passing};
+use super::errors::{Code, is_denial, log_error, passing};
 use super::group::{Group, SharedSink, on_rebalance, tell};
-use super::native::{Batch, Client, Code};
-use super::rights::{self, Resource, is_denial};
+use super::native::{Batch, Client};
+use super::rights::{self, Resource};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;
 use crate::clock;

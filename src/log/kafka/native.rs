@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-pub use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka_sys::bindings as sys;
 use sys::rd_kafka_resp_err_t as Resp;
 
+use super::errors::{Code, Failure};
 use super::watch::Watch;
 use crate::log::TopicPartition;
 
@@ -26,21 +26,6 @@ mod producing;
 
 use data::List;
 pub use data::{AclOperation, Allowed, Batch, Delivery, Element, Found, Message, ends, group_rights, topics};
-
-/// An error with librdkafka's own verdict on what helps.
-#[derive(Debug)]
-pub struct Failure {
-    /// The error's code.
-    pub code: Code,
-    /// What librdkafka says about it.
-    pub text: String,
-    /// The handle is of no more use.
-    pub fatal: bool,
-    /// The same call may be made again.
-    pub retriable: bool,
-    /// The transaction has to be aborted.
-    pub abortable: bool,
-}
 
 /// What a rebalance asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

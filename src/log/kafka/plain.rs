@@ -9,10 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::errors::{of_failure, passing};
-use super::native::{Code, Failure};
+use super::errors::{Code, Failure, is_denial, of_failure, passing};
+
 use super::producer::{Served, enqueue};
-use super::rights::is_denial;
+
 use super::settings::{self, KafkaOptions};
 use crate::log::{Append, Appender, LogError, TopicPartition};
 

@@ -14,9 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::admin;
-use super::errors::{of_failure, passing};
-use super::native::{Client, Code, Delivery, Failure};
-use super::rights::{self, Resource, is_denial};
+use super::errors::{Code, Failure, is_denial, of_failure, passing};
+use super::native::{Client, Delivery};
+use super::rights::{self, Resource};
 use super::settings::{self, KafkaOptions, Settings};
 use super::watch::Watch;
 use crate::clock;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arena::Arena;
-use super::errors::{log_error, of_failure, passing};
-use super::native::{Batch, Client, Code};
+use super::errors::{Code, log_error, of_failure, passing};
+use super::native::{Batch, Client};
 use super::rights::{self, Resource};
 use super::settings::{self, KafkaOptions};
 use super::watch::Watch;

@@ -1,6 +1,6 @@
 //! What the cluster does not let us do: which right is missing, and the command that grants it.
 
-use super::native::{AclOperation, Allowed, Code};
+use super::native::{AclOperation, Allowed};
 use crate::log::{LogError, Operation};
 
 /// What a right is about.
@@ -16,17 +16,6 @@ pub enum Resource<'a> {
 
 /// One operation on one resource; the operation in the words of `kafka-acls.sh`.
 pub type Right<'a> = (&'static str, Resource<'a>);
-
-/// Whether the code says that a right is missing.
-pub fn is_denial(code: Code) -> bool {
-    matches!(
-        code,
-        Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-    )
-}
 
 /// The operation in the words of `kafka-acls.sh`.
 pub fn word(operation: Operation) -> &'static str {

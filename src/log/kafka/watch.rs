@@ -5,8 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::errors::passing;
-use super::native::Code;
+use super::errors::{Code, passing};
 
 /// Listens to one handle.
 #[derive(Debug, Default)]
