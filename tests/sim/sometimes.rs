@@ -19,6 +19,7 @@ pub const UNKNOWN_DONE: &str = "an outcome is unknown, and it is committed";
 pub const UNKNOWN_NOT: &str = "an outcome is unknown, and it is not";
 pub const LATE_MARKER: &str = "a marker comes late";
 pub const LATE_MARKER_RESTORE: &str = "a restore meets a late marker";
+pub const LATE_MARKER_EXPELLED: &str = "an engine is expelled while its last entries are not readable yet";
 pub const LATE_MARKER_CLAIM: &str = "a claim meets a position that is not stable";
 pub const PART: &str = "a commit without transactions is there in part";
 pub const TWICE: &str = "an event stands twice, without transactions";
@@ -53,6 +54,7 @@ const OTHERS: &[&str] = &[
     UNKNOWN_NOT,
     LATE_MARKER,
     LATE_MARKER_RESTORE,
+    LATE_MARKER_EXPELLED,
     LATE_MARKER_CLAIM,
     PART,
     TWICE,
