@@ -258,7 +258,7 @@ impl World {
     }
 
     fn act_on(&mut self, act: Act, place: usize) {
-        let (now, log) = (clock::now(), Arc::clone(&self.log().inner));
+        let now = clock::now();
         match act {
             Act::Append => return self.append(),
             Act::Time => return self.pass_time(),
@@ -323,9 +323,10 @@ impl World {
                 node.step(flushed, now);
             }
             Act::Claim => {
-                let before = Claim::before(&log, &self.plan.config.application.id, node);
+                let log = &self.log.as_ref().expect("open but for a moment").inner;
+                let before = Claim::before(log, &self.plan.config.application.id, node);
                 if node.claim(&self.plan.topics.repartition) {
-                    before.check(&log, shared);
+                    before.check(log, shared);
                 }
                 note(format!("{} claims; opened {:?}", node.name, node.opened.len()));
             }

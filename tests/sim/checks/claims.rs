@@ -41,6 +41,8 @@ impl Claim {
                 assert!(!is_undecided, "P6a: {name} takes over from {owner}, whose transaction {transaction} is open");
             }
         }
+        let stable = log.committed(&group, &partitions, true);
+        assert!(stable.is_ok(), "P6b: {name} takes positions that an undecided transaction moves: {stable:?}");
         for (of, mark) in partitions.iter().zip(marks(log, &group, &partitions)) {
             let owner = mark.map(|mark| mark.producer);
             assert_eq!(owner.as_ref(), Some(&name), "P6c, A1: {of} is not claimed by who works on it");
