@@ -73,7 +73,8 @@ impl Bug {
             Bug::AtPort(bug) => bug.kinds(),
             Bug::Inside(CompositionKept) => &["commits"],
             Bug::Inside(RunsKept) => &["arrival", "arrival-seat"],
-            Bug::Inside(ClosingFinishes | CallsCounted) => &["moves"],
+            Bug::Inside(ClosingFinishes) => &["arrival-seat", "moves"],
+            Bug::Inside(CallsCounted) => &["moves"],
             Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
             Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
         }
