@@ -41,6 +41,7 @@ pub const FROZEN_WORK: &str = "a frozen engine returns with a transaction on its
 pub const FROZEN_HALF: &str = "what a frozen engine had half done is ended by others";
 pub const EXPELLED: &str = "an engine is expelled";
 pub const REVOKE_IN_FLIGHT: &str = "a revoke meets a transaction on its way";
+pub const LATE_OUTCOME: &str = "a call ends when the transaction that a revoke waits for is decided";
 pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
 pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
 pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
@@ -76,6 +77,7 @@ const OTHERS: &[&str] = &[
     FROZEN_HALF,
     EXPELLED,
     REVOKE_IN_FLIGHT,
+    LATE_OUTCOME,
     MOVED_RESTORING,
     STRANGER_ABORTED,
     STRANGER_OPEN,

@@ -303,6 +303,13 @@ impl World {
                 }
             }
             Act::Ended => {
+                // What ends only now is too late for the transaction that a revoke waits for.
+                while node.inbox.giving_back.is_some() && !node.desk.borrow().pending.is_empty() && rng.bool() {
+                    reached(sometimes::LATE_OUTCOME);
+                    let finished = node.end_call(rng);
+                    note(format!("{} ends {:?}", node.name, finished.call));
+                    node.step(Input::Finished(finished), now);
+                }
                 let ended = node.ended.take().expect("possible");
                 note(format!("{} is told {ended:?}", node.name));
                 node.step(Input::Ended(ended), now);
