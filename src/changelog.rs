@@ -8,7 +8,6 @@ use bytes::Bytes;
 use crate::entry::Entry;
 use crate::event::{DecodeError, check_format};
 use crate::log::{Headers, Isolation, Log, LogError, NewRecord, TopicPartition};
-use crate::planted::{self, Bug};
 use crate::topics::KIND;
 
 /// How long a read waits for records before it looks again.
@@ -82,14 +81,9 @@ pub fn read<E: From<ReadError>>(
     if position >= end {
         return Ok(position);
     }
-    let sees =
-        if planted::is(Bug::RestoresUncommitted) { Isolation::ReadUncommitted } else { Isolation::ReadCommitted };
-    let mut reader = log.reader(of, position, sees, false).map_err(failed)?;
+    let mut reader = log.reader(of, position, Isolation::ReadCommitted, false).map_err(failed)?;
     while reader.position() < end {
         let records = reader.next(POLL).map_err(failed)?;
-        if records.is_empty() && planted::is(Bug::RestoresToStable) {
-            break;
-        }
         let mut changes = Vec::with_capacity(records.len());
         for record in records {
             let offset = record.offset;

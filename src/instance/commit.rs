@@ -28,7 +28,6 @@ use crate::log::{
 };
 use crate::metrics;
 use crate::output::Output;
-use crate::planted::{self, Bug};
 use crate::progress::counts_record;
 use crate::proto;
 use crate::sequencer::order;
@@ -153,7 +152,7 @@ impl Current {
         loop {
             let current = self.state().clone();
             match current {
-                (now, _) if now != losses && !planted::is(Bug::MembershipFresh) => return None,
+                (now, _) if now != losses => return None,
                 (_, Some(membership)) if membership != *stale => return Some(membership),
                 _ if self.is_last() || clock::now() >= deadline => return None,
                 _ => clock::sleep(Duration::from_millis(2)),
@@ -238,8 +237,6 @@ impl Committer for Transactional {
     fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         let number = work.number;
         let mut transaction = compose(&self.setup.topics, self.setup.output.as_ref(), work);
-        planted::is(Bug::PositionsOutside)
-            .then(|| self.setup.member.commit(&transaction.offsets, &transaction.membership));
         let reason = loop {
             match self.producer.commit(&transaction) {
                 Ok(receipt) => {
@@ -255,9 +252,6 @@ impl Committer for Transactional {
                         return aborted("refused", reason);
                     }
                 }
-                Err(CommitError::Aborted(_)) if planted::is(Bug::AbortTakenForCommit) => {
-                    return Ended::Committed(Receipt::default());
-                }
                 Err(CommitError::Aborted(reason)) => return aborted("refused", reason),
                 // The group went on while this was under way, and the engine will hear of it (or has): all
                 // that is in here was owned throughout, or the loss would have been told first (C4).
@@ -271,13 +265,11 @@ impl Committer for Transactional {
                     let _ = self.recover(&|| stop() || current.is_revoking());
                     return aborted("fenced", reason);
                 }
-                Err(CommitError::Unknown(_)) if planted::is(Bug::UnknownSentAgain) => drop(self.recover(stop)),
                 Err(CommitError::Unknown(reason)) => break reason,
             }
         };
         tracing::warn!(reason, "the outcome of a transaction is unknown; reading the committed positions");
-        let recovered = if planted::is(Bug::NotRecovered) { Some(()) } else { self.recover(stop) };
-        match recovered.and_then(|()| self.decide(number, &transaction.offsets, stop)) {
+        match self.recover(stop).and_then(|()| self.decide(number, &transaction.offsets, stop)) {
             Some(true) => Ended::Committed(Receipt::default()),
             Some(false) | None => aborted("unknown", reason),
         }
@@ -309,7 +301,7 @@ impl Transactional {
                 Ok(committed) => {
                     let marks = committed.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
                     let mut own = marks.filter(|mark| mark.producer == self.setup.producer_id);
-                    return Some(own.any(|mark| mark.number == number || planted::is(Bug::AnyMarkDecides)));
+                    return Some(own.any(|mark| mark.number == number));
                 }
                 Err(error) => tracing::warn!(%error, "cannot read the committed positions yet"),
             }

@@ -295,8 +295,7 @@ impl<C: Calls> Engine<C> {
             return self.sequence(fetched);
         }
         let partition = fetched.of.partition;
-        let is_current =
-            |task: &Task| (task.incarnation == fetched.epoch || planted::is(Bug::OldRecords)) && !task.closing;
+        let is_current = |task: &Task| task.incarnation == fetched.epoch && !task.closing;
         if fetched.of.topic != self.setting.topics.repartition || !self.tasks.get(&partition).is_some_and(is_current) {
             return; // E1
         }
@@ -401,8 +400,7 @@ impl<C: Calls> Engine<C> {
     /// A call that took its time has ended (T2).
     fn finished(&mut self, finished: Finished, now: Instant) {
         let CallId { partition, incarnation, key, offset } = finished.call;
-        let current = |task: &&mut Task| task.incarnation == incarnation || planted::is(Bug::OldOutcome);
-        let Some(task) = self.tasks.get_mut(&partition).filter(current) else { return };
+        let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
         let Some(queued) = task.queue.release(&key) else { return };
         assert_eq!(queued.offset, offset, "K1: the event that holds the key is the one that ran");
         self.running -= 1;
@@ -440,7 +438,7 @@ impl<C: Calls> Engine<C> {
                 execute::succeed(&queued.event, superseded, outcome, attempts, config, outbox)
             }
             Err(Failed { cause, failure: Failure::Retry { reason, after } })
-                if attempts < config.handler.retry.attempts + u32::from(planted::is(Bug::TriedTooOften)) =>
+                if attempts < config.handler.retry.attempts =>
             {
                 metrics::handler_retried(cause);
                 let due = now + after.unwrap_or_default().min(LONGEST_WAIT).max(self.backoff(attempts));

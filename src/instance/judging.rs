@@ -14,7 +14,6 @@ use crate::clock;
 use crate::config;
 use crate::log::whole::Until;
 use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
-use crate::planted::{self, Bug};
 use crate::progress::History;
 use crate::sequencer::stamps::{self, Beyond, Judgement};
 use crate::topics::Topics;
@@ -100,7 +99,6 @@ impl Judge {
         let held = &case.held;
         if case.ends.is_none() {
             let others = source_partitions(log, &self.topics)?.into_iter().filter(|of| *of != held.of);
-            let others = others.filter(|_| !planted::is(Bug::JudgedAlone));
             let ends = others.map(|of| log.watermarks(&of).map(|ends| (of, ends.high)));
             case.ends = Some(ends.collect::<Result<_, _>>()?);
         }

@@ -18,7 +18,6 @@ use crate::config::{self, StampSource};
 use crate::instance::commit::{self, Mark, PLAIN};
 use crate::log::whole::Until;
 use crate::log::{Committed, Log, LogError, Member, Membership, OffsetCommit, TopicPartition};
-use crate::planted::{self, Bug};
 use crate::progress::History;
 use crate::sequencer::order;
 use crate::store::schema::Identity;
@@ -109,15 +108,12 @@ impl Opener {
         }
         let marks = last.iter().flatten().filter_map(|committed| Mark::parse(&committed.metadata));
         let dead: BTreeSet<String> = marks
-            .filter(|_| !planted::is(Bug::DeadNotFenced))
             .filter(|mark| !mark.released && mark.producer != self.mark.producer && !mark.producer.ends_with(PLAIN))
             .map(|mark| mark.producer)
             .collect();
         self.fence(&partitions[0], dead, valid)?;
         // 2. No transaction is undecided on them any more (P6b).
-        let stable = self.insist(&partitions[0], valid, || {
-            self.log.committed(&self.group, partitions, !planted::is(Bug::UnstableTaken))
-        })?;
+        let stable = self.insist(&partitions[0], valid, || self.log.committed(&self.group, partitions, true))?;
         // 3. The claim (P6c): whoever commits under an older generation fails from here on.
         let history = OnceCell::new();
         let positions = partitions
@@ -128,7 +124,6 @@ impl Opener {
         let claims: Vec<_> = partitions
             .iter()
             .zip(&positions)
-            .filter(|_| !planted::is(Bug::NotClaimed))
             .map(|(of, position)| OffsetCommit { of: of.clone(), position: *position, metadata: self.mark.to_string() })
             .collect();
         self.insist(&partitions[0], valid, || self.member.commit(&claims, membership))?;
@@ -245,7 +240,7 @@ impl Opener {
         let known = match committed {
             Some(committed) if !self.is_renewed(partition, history, valid)? => Some(committed.position),
             Some(_) => Some(low),
-            None if is_task || planted::is(Bug::PositionsExpire) => None,
+            None if is_task => None,
             None => self.sequenced(partition, history, valid)?,
         };
         // What a source topic no longer holds is not waited for.

@@ -46,14 +46,11 @@ pub fn succeed(
         Ok(children) => children,
         Err(reason) => return refuse(event, attempts, &reason, outbox),
     };
-    let children = if superseded && planted::is(Bug::LateParentChildless) { Vec::new() } else { children };
     let mut spawned = 0;
     for (child, value) in children {
         match value {
             Some(value) => {
                 spawned += 1;
-                (attempts > 1 && planted::is(Bug::ChildrenTwice))
-                    .then(|| outbox.route(child.event.key.clone(), value.clone()));
                 outbox.route(child.event.key, value);
             }
             // The endless cascade ends here: the child becomes a dead letter of its own.

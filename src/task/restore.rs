@@ -17,7 +17,6 @@ use crate::changelog::{self, Change, ReadError};
 use crate::clock;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
 use crate::metrics;
-use crate::planted::{self, Bug};
 use crate::store::schema::{Checkpoint, Identity};
 use crate::store::{Store, StoreError, Stores, Turn};
 use tail::Tail;
@@ -201,7 +200,7 @@ fn unusable(checkpoint: &Checkpoint, ends: Watermarks, delete_retention_ms: i64)
 }
 
 fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
-    let Some(bytes) = store.bookkeeping()?.filter(|_| !planted::is(Bug::DoneSetIgnored)) else {
+    let Some(bytes) = store.bookkeeping()? else {
         return Ok(DoneSet::new(plan.committed));
     };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);

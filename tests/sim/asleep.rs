@@ -52,7 +52,8 @@ pub fn joined(stamp: StampSource) -> World {
     config.cascade = Cascade { max_depth: 3, max_children: 4 };
     let scripts = Scripts { keys: 10, cascade: config.cascade.clone(), parents: 30 };
     let workload = workload::draw(&mut rng, &scripts, 50, stamp, 1);
-    let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once: 50, overlay_bytes: 1 << 20 };
+    let (at_once, overlay_bytes, bug) = (50, 1 << 20, None);
+    let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes, bug };
     let mut world = World::new(plan, workload, folder, log, rng);
     let folder = world.free_folder();
     world.join(folder);

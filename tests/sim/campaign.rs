@@ -53,7 +53,7 @@ impl Campaign {
         let ended = Mutex::new(Ended::default());
         let work = || {
             while let Some((kind, seed)) = self.seeds.get(next.fetch_add(1, Ordering::SeqCst)) {
-                let outcome = run(kind, *seed);
+                let outcome = run(kind, *seed, None);
                 let mut ended = ended.lock().expect("only sums");
                 ended.runs += 1;
                 match outcome {

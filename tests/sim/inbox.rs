@@ -34,6 +34,11 @@ impl Spy {
         format!("{:?}", self.cursors.lock().unwrap())
     }
 
+    /// The number of the partition's last start, while it is to be delivered.
+    pub fn epoch(&self, of: &TopicPartition) -> Option<u64> {
+        self.cursors.lock().unwrap().get(of).map(|cursor| cursor.epoch)
+    }
+
     fn set_paused(&self, partitions: &[TopicPartition], paused: bool) {
         let mut cursors = self.cursors.lock().unwrap();
         cursors.iter_mut().filter(|(of, _)| partitions.contains(of)).for_each(|(_, cursor)| cursor.paused = paused);

@@ -5,6 +5,7 @@
 //! `run.rs` runs one, `campaign.rs` many.
 
 mod asleep;
+mod bugs;
 mod campaign;
 mod checks;
 mod faults;
@@ -23,6 +24,8 @@ mod waiting;
 mod workload;
 mod world;
 
+use bugs::Bug;
+use bugs::hunt::{self, SEEDS, said};
 use campaign::{Campaign, Ended};
 use kinds::{KINDS, Kind};
 
@@ -35,6 +38,18 @@ fn whatever_happens_the_final_state_is_that_of_one_thread_with_one_queue() {
     assert_eq!(ended.unreached(), Vec::<&str>::new(), "the simulator is blind for this");
 }
 
+/// Who breaks a rule at a port is noticed. `make planted` breaks those inside of the engine, too.
+#[test]
+fn a_bug_at_a_port_is_noticed() {
+    for bug in Bug::ALL.iter().copied() {
+        let (kinds, what, rules) = (bug.kinds(), bug.what(), bug.rules());
+        let violation = hunt::first_violation(kinds, Some(bug));
+        let violation = violation.unwrap_or_else(|| panic!("{bug:?}: {SEEDS} seeds of {kinds:?} are clean: {what}"));
+        println!("{bug:?} breaks {rules}: {} {}: {}", violation.kind, violation.seed, said(&violation.what));
+        assert!(hunt::is_clean_without(&violation).is_ok(), "{bug:?}: it is another one: {violation}");
+    }
+}
+
 /// Whatever the kind, and however often: what happens follows from the seed alone, up to where a file of a store is
 /// damaged. When RocksDB meets that depends on its threads.
 #[test]
@@ -43,7 +58,7 @@ fn a_seed_is_the_same_whenever_it_is_run() {
         for seed in 1..=3 {
             let is_damage = |line: &String| line.contains(" bytes ends at ") || line.contains(" bytes has changed at ");
             let timelines = [(); 2].map(|()| {
-                let mut timeline = run::run(kind, seed).expect("it ends well").timeline;
+                let mut timeline = run::run(kind, seed, None).expect("it ends well").timeline;
                 let damage = timeline.iter().position(is_damage);
                 timeline.truncate(damage.unwrap_or(usize::MAX));
                 timeline

@@ -19,12 +19,13 @@ use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
 use tidegate::instance::view::ListQuery;
 use tidegate::log::embedded::{Turn, Turns};
-use tidegate::log::{Join, Log, Member, MemberEvent, Membership, TopicPartition};
+use tidegate::log::{Join, Member, MemberEvent, Membership, TopicPartition};
 use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
 use tokio::sync::oneshot;
 
+use super::bugs::{self, Planted};
 use super::faults::Shared;
 use super::faults::commits::SimMember;
 use super::faults::halves::HalfDone;
@@ -46,6 +47,7 @@ pub struct Desk {
     /// Tries in all.
     attempts: u32,
     waiting: Waiting,
+    planted: Arc<Planted>,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -68,13 +70,14 @@ impl Calls for ScriptedCalls {
         if desk.superseded == Superseded::Expand {
             desk.waiting.called(partition, incarnation, &queued.event);
         }
-        let verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
+        let mut verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
         if superseded {
             reached(sometimes::LATE);
             if verdict.as_ref().is_ok_and(|outcome| !outcome.children.is_empty()) {
                 reached(sometimes::LATE_PARENT);
             }
         }
+        desk.planted.verdict(queued, superseded, &mut verdict);
         if desk.rng.u32(..100) < desk.at_once {
             return Some(verdict);
         }
@@ -94,6 +97,8 @@ pub struct Plan {
     pub scripts: Scripts,
     pub at_once: u32,
     pub overlay_bytes: usize,
+    /// What is planted at its ports.
+    pub bug: Option<bugs::Bug>,
 }
 
 /// One engine.
@@ -106,6 +111,7 @@ pub struct Node {
     pub desk: Rc<RefCell<Desk>>,
     pub inbox: Inbox,
     pub member: Arc<Spy>,
+    planted: Arc<Planted>,
     /// What its member does.
     turns: Turns,
     /// What came of the last turn, unless something has happened since.
@@ -145,9 +151,15 @@ impl Node {
         let group = plan.config.application.id.clone();
         let (events_in, events) = unbounded();
         let join = Join { client_id: name.clone(), ..topology::join(&plan.config, &plan.topics) };
-        let (member, turns) = log.inner.join_stepped(join, Box::new(move |event| drop(events_in.send(event)))).unwrap();
+        let planted = Planted::new(plan.bug, log, &plan.topics, &group);
+        let watcher = Arc::clone(&planted);
+        let sink = move |event| {
+            watcher.tells(&event);
+            let _ = events_in.send(event);
+        };
+        let (member, turns) = log.inner.join_stepped(join, Box::new(sink)).unwrap();
         let inner = Arc::clone(&log.inner);
-        let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
+        let log = planted.log();
         let member = Arc::new(Spy::new(member));
         let judge = Judge {
             log: Arc::clone(&log),
@@ -161,20 +173,22 @@ impl Node {
         };
         let means = Means::open(log.as_ref(), plan.config.processing.guarantee, &name).unwrap();
         let current = Arc::new(Current::patient(Duration::ZERO));
+        let commits = sim(None, Point::AfterPositions);
         let committer = means.committer(Setup {
             log: Arc::clone(&log),
             topics: plan.topics.clone(),
             group: group.clone(),
             producer_id: name.clone(),
-            member: sim(None, Point::AfterPositions),
+            member: Arc::clone(&commits),
             current: Arc::clone(&current),
             output: plan.topology.output.clone(),
             report: Box::new(|_| {}),
         });
+        let committer = planted.committer(committer, commits);
         let opener = Opener {
             log,
             source: plan.config.source.clone(),
-            member: sim(Some(Point::BeforeClaim), Point::AfterClaim),
+            member: planted.member(sim(Some(Point::BeforeClaim), Point::AfterClaim)),
             topics: plan.topics.clone(),
             group,
             mark: Mark { producer: name.clone(), number: 0, address: String::new(), released: false },
@@ -186,7 +200,7 @@ impl Node {
             report: Box::new(|of, text| text.into_iter().for_each(|text| note(format!("{of}: {text}")))),
         };
         let setting = Setting {
-            config: Arc::clone(&plan.config),
+            config: planted.config(&plan.config),
             topics: plan.topics.clone(),
             topic_ids: plan.topology.source_ids.clone(),
             source_partitions: plan.topology.source_partitions.clone(),
@@ -205,6 +219,7 @@ impl Node {
             superseded: plan.config.processing.superseded,
             attempts: plan.config.handler.retry.attempts,
             waiting: Waiting::default(),
+            planted: Arc::clone(&planted),
             pending: Vec::new(),
         }));
         let calls = ScriptedCalls(Rc::clone(&desk));
@@ -218,6 +233,7 @@ impl Node {
             desk,
             inbox: Inbox::new(inner, events, Arc::clone(&member)),
             member,
+            planted,
             turns,
             last_turn: None,
             committer,
@@ -249,7 +265,8 @@ impl Node {
     }
 
     /// One input.
-    pub fn step(&mut self, input: Input, now: Instant) {
+    pub fn step(&mut self, mut input: Input, now: Instant) {
+        self.planted.input(&mut input, &self.member);
         if let Input::Member(event) = &input {
             Node::hear(&self.current, event);
             if !matches!(event, MemberEvent::Fetched(_) | MemberEvent::Revoked { lost: false, .. }) {
@@ -285,7 +302,8 @@ impl Node {
     pub fn take_effects(&mut self, now: Instant) {
         for effect in self.engine.effects(now) {
             match effect {
-                Effect::Commit(work) => {
+                Effect::Commit(mut work) => {
+                    self.planted.work(&mut work);
                     assert!(self.work.is_none() && self.ended.is_none(), "one transaction is under way at a time");
                     check_offsets(&work, &self.name);
                     self.check_untold(&work, now);

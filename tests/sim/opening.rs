@@ -57,6 +57,8 @@ impl World {
         let moves = rng.u32(..4) == 0;
         let Node { engine, inbox, current, opener, name, .. } = node;
         let meanwhile = RefCell::new((engine, inbox));
+        let changelog = TopicPartition::new(&plan.topics.changelog, partition);
+        let end = log.watermarks(&changelog).unwrap().high;
         let valid = || {
             let (engine, inbox) = &mut *meanwhile.borrow_mut();
             // What the group says while it is restored, after its first records.
@@ -80,7 +82,14 @@ impl World {
             return;
         }
         let restored = restored.unwrap_or_else(|error| panic!("{} restores {partition}: {error}", node.name));
-        let changelog = TopicPartition::new(&plan.topics.changelog, partition);
+        // A store that was damaged may not even tell.
+        if let Ok(Some(reached)) = restored.store.checkpoint() {
+            let reached = reached.position;
+            assert!(
+                reached >= end,
+                "Z1, P12: {changelog} is taken for restored at {reached}, its end was {end} before"
+            );
+        }
         let known = checkpoints.insert((node.folder.clone(), partition), log.watermarks(&changelog).unwrap().high);
         note(format!("{} restores {partition} from {position}: {known:?}, {} records", node.name, restored.records));
         if damaged.contains(&node.folder) {
@@ -99,8 +108,8 @@ impl World {
 }
 
 impl Node {
-    /// What the opener's thread does first.
-    pub fn claim(&mut self, repartition: &str) {
+    /// What the opener's thread does first; false when the partitions have moved.
+    pub fn claim(&mut self, repartition: &str) -> bool {
         let (partitions, membership) = self.claims.pop_front().expect("asked when there is one");
         let names: Vec<_> = partitions.iter().map(|(of, _)| of.clone()).collect();
         let asked = AtomicU32::new(0);
@@ -110,6 +119,7 @@ impl Node {
             let next_sequence = if reads { self.opener.next_sequence(&valid)? } else { None };
             Ok((positions, next_sequence))
         });
+        let is_claimed = claimed.is_ok();
         match claimed {
             Ok((positions, next_sequence)) => {
                 for ((of, epoch), position) in partitions.into_iter().zip(positions) {
@@ -128,6 +138,7 @@ impl Node {
             }
             Err(OpenError::Fatal(reason)) => panic!("{}: {reason}", self.name),
         }
+        is_claimed
     }
 
     /// What a judge's thread does with one look; it may have to look again.

@@ -1,7 +1,9 @@
-//! `make planted`: plants each bug of `tidegate::planted` and runs seeds until the simulator says what is wrong.
+//! `make planted`: plants each bug of `bugs/` and of `tidegate::planted` and runs seeds until the simulator says what is
+//! wrong.
 //!
 //! A bug that no seed notices is a hole in the simulator: the command fails.
 
+mod bugs;
 mod checks;
 mod faults;
 mod inbox;
@@ -19,122 +21,101 @@ mod workload;
 mod world;
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use comfy_table::{ContentArrangement, Table};
-use tidegate::planted::{self, Bug};
+use tidegate::planted;
 
-use kinds::{KINDS, Kind};
-use run::{Violation, run};
-
-/// Each bug has to be noticed within so many seeds of each kind.
-const SEEDS: u64 = 200;
+use bugs::hunt::{self, SEEDS, said};
+use run::Violation;
 
 /// Of the table, in characters.
 const WIDTH: u16 = 160;
 
-/// Seeds at a time.
-const THREADS: usize = 2;
-
-/// The kind of that name.
-fn named(name: &str) -> &'static Kind {
-    KINDS.iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("there is no kind {name}"))
+/// A bug, wherever it lives.
+#[derive(Clone, Copy)]
+enum Bug {
+    AtPort(bugs::Bug),
+    Inside(planted::Bug),
 }
 
-/// The kinds of seeds in which the bug can show.
-fn kinds(bug: Bug) -> &'static [&'static str] {
-    match bug {
-        Bug::PositionsFirst | Bug::DoneFirst | Bug::EntriesFirst => &["plain-crashes"],
-        Bug::RestUncommitted => &["plain-crashes", "plain-moves"],
-        Bug::RunsKept => &["arrival", "arrival-seat"],
-        Bug::JudgedAlone => &["header"],
-        Bug::MembershipFresh => &["moves", "expelled"],
-        Bug::StuckUnfenced | Bug::AnsweredEarly | Bug::ClosingFinishes | Bug::CallsCounted => &["moves"],
-        Bug::OldRecords | Bug::OldOutcome => &["commits", "moves"],
-        Bug::PositionsOutside
-        | Bug::AbortTakenForCommit
-        | Bug::CompositionKept
-        | Bug::UnknownSentAgain
-        | Bug::AnyMarkDecides
-        | Bug::NotRecovered => &["commits"],
-        Bug::GateBlind
-        | Bug::QueueReversed
-        | Bug::LateParentChildless
-        | Bug::ChildrenTwice
-        | Bug::TriedTooOften
-        | Bug::ChildrenUncounted => &["calm"],
-        Bug::DoneSetIgnored
-        | Bug::DoneSetStale
-        | Bug::BookkeepingForgotten
-        | Bug::CheckpointTooHigh
-        | Bug::CheckpointFirst
-        | Bug::RestoresUncommitted
-        | Bug::RestoresToStable => &["crashes", "moves"],
-        Bug::FailureIgnored => &["disks"],
-        Bug::UnstableTaken => &["expelled"],
-        Bug::DeadNotFenced | Bug::NotClaimed | Bug::PositionsExpire => &["crashes"],
+impl Bug {
+    fn all() -> impl Iterator<Item = Bug> {
+        let at_ports = bugs::Bug::ALL.iter().copied().map(Bug::AtPort);
+        at_ports.chain(planted::Bug::ALL.iter().copied().map(Bug::Inside))
     }
-}
 
-/// The first of the seeds that notices the bug; runs them in order, some at a time.
-fn first_violation(bug: Bug) -> Option<Violation> {
-    let kinds: Vec<&'static Kind> = kinds(bug).iter().map(|name| named(name)).collect();
-    let seeds: Vec<_> = (1..=SEEDS).flat_map(|seed| kinds.iter().map(move |kind| (*kind, seed))).collect();
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(Vec::new());
-    planted::plant(Some(bug));
-    let work = || {
-        loop {
-            let place = next.fetch_add(1, Ordering::SeqCst);
-            let Some((kind, seed)) = seeds.get(place) else { return };
-            if let Err(violation) = run(kind, *seed) {
-                next.store(seeds.len(), Ordering::SeqCst);
-                found.lock().expect("only a list").push((place, violation));
+    fn name(self) -> String {
+        match self {
+            Bug::AtPort(bug) => format!("{bug:?}"),
+            Bug::Inside(bug) => format!("{bug:?}"),
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Bug::AtPort(bug) => bug.what(),
+            Bug::Inside(bug) => bug.what(),
+        }
+    }
+
+    fn rules(self) -> &'static str {
+        match self {
+            Bug::AtPort(bug) => bug.rules(),
+            Bug::Inside(bug) => bug.rules(),
+        }
+    }
+
+    /// The kinds of seeds in which it can show.
+    fn kinds(self) -> &'static [&'static str] {
+        use planted::Bug::*;
+        match self {
+            Bug::AtPort(bug) => bug.kinds(),
+            Bug::Inside(CompositionKept) => &["commits"],
+            Bug::Inside(RunsKept) => &["arrival", "arrival-seat"],
+            Bug::Inside(ClosingFinishes) => &["arrival-seat", "moves"],
+            Bug::Inside(CallsCounted) => &["moves"],
+            Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
+            Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
+        }
+    }
+
+    /// The first seed that notices it.
+    fn noticed(self) -> Option<Violation> {
+        match self {
+            Bug::AtPort(bug) => hunt::first_violation(self.kinds(), Some(bug)),
+            Bug::Inside(bug) => {
+                planted::plant(Some(bug));
+                let violation = hunt::first_violation(self.kinds(), None);
+                planted::plant(None);
+                violation
             }
         }
-    };
-    std::thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
-    planted::plant(None);
-    let found = found.into_inner().expect("only a list");
-    let (place, violation) = found.into_iter().min_by_key(|(place, _)| *place)?;
-    let (kind, seed) = seeds[place];
-    match run(kind, seed) {
-        Ok(_) => Some(violation),
-        Err(without) => {
-            eprintln!("{} {seed} fails without any bug, too: {}", kind.name, said(&without.what));
-            None
-        }
     }
-}
-
-/// What the checker said, without the place in the code, shortened.
-fn said(what: &str) -> String {
-    let message = what.split_once(":\n").map_or(what, |(_, message)| message);
-    let text = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let short: String = text.chars().take(160).collect();
-    if short.len() < text.len() { format!("{short} …") } else { short }
 }
 
 fn main() -> ExitCode {
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = |bug: &Bug| only.is_empty() || only.contains(&format!("{bug:?}"));
     let begun = Instant::now();
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-    table.set_header(["bug", "breaks", "caught by", "what it said"]);
+    table.set_header(["bug", "breaks", "caught by", "after", "what it said"]);
     let mut missed = Vec::new();
-    for bug in Bug::ALL.iter().copied().filter(wanted) {
+    for bug in Bug::all().filter(|bug| only.is_empty() || only.contains(&bug.name())) {
         let since = Instant::now();
-        let violation = first_violation(bug);
+        let mut violation = bug.noticed();
+        if let Some(Err(without)) = violation.as_ref().map(hunt::is_clean_without) {
+            eprintln!("{} {} fails without any bug, too: {}", without.kind, without.seed, said(&without.what));
+            violation = None;
+        }
         let (by, what) = match &violation {
             Some(violation) => (format!("{} {}", violation.kind, violation.seed), said(&violation.what)),
-            None => ("nothing".into(), format!("{SEEDS} seeds of {} are clean", kinds(bug).join(", "))),
+            None => ("nothing".into(), format!("{SEEDS} seeds of {} are clean", bug.kinds().join(", "))),
         };
-        eprintln!("{bug:?}: {by} after {:.1} s: {what}", since.elapsed().as_secs_f64());
-        table.add_row([format!("{bug:?}: {}", bug.what()), bug.rules().to_owned(), by, what]);
-        missed.extend(violation.is_none().then_some(bug));
+        let (name, took) = (bug.name(), format!("{:.1} s", since.elapsed().as_secs_f64()));
+        eprintln!("{name}: {by} after {took}: {what}");
+        table.add_row([format!("{name}: {}", bug.what()), bug.rules().to_owned(), by, took, what]);
+        missed.extend(violation.is_none().then_some(name));
     }
     println!("{table}");
     println!("{:.0} s; not caught: {missed:?}", begun.elapsed().as_secs_f64());

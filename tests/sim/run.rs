@@ -14,6 +14,7 @@ use tidegate::instance::topology;
 use tidegate::log::{Log, NewTopic};
 use tidegate::topics::Topics;
 
+use super::bugs::Bug;
 use super::checks;
 use super::faults::processes::Left;
 use super::faults::{Fault, Shared};
@@ -66,13 +67,13 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Runs one seed. A panic of whatever takes part is a violation.
-pub fn run(kind: &Kind, seed: u64) -> Result<Report, Violation> {
+/// Runs one seed, with a bug at its ports or without. A panic of whatever takes part is a violation.
+pub fn run(kind: &Kind, seed: u64, bug: Option<Bug>) -> Result<Report, Violation> {
     timeline::take();
     sometimes::take();
     waiting::forget();
     clock::simulate(true);
-    let outcome = timeline::caught(|| play(kind, seed));
+    let outcome = timeline::caught(|| play(kind, seed, bug));
     clock::simulate(false);
     match outcome {
         Ok(()) => Ok(Report { timeline: timeline::take(), reached: sometimes::take() }),
@@ -123,7 +124,7 @@ fn draw_output(rng: &mut Rng, config: &mut Config, log: &dyn Log) {
     }
 }
 
-fn play(kind: &Kind, seed: u64) {
+fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     let mut rng = Rng::with_seed(kind.salt() ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let folder = new_folder(kind, seed);
     timeline::hide(folder.path());
@@ -144,7 +145,7 @@ fn play(kind: &Kind, seed: u64) {
     let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
     let count = rng.usize(20..150);
     let workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
-    let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes };
+    let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes, bug };
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=8) };
     let seldom = rng.u32(40..400);
     let mut world = World::new(plan, workload, folder, log, rng);

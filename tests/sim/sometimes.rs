@@ -19,6 +19,7 @@ pub const UNKNOWN_DONE: &str = "an outcome is unknown, and it is committed";
 pub const UNKNOWN_NOT: &str = "an outcome is unknown, and it is not";
 pub const LATE_MARKER: &str = "a marker comes late";
 pub const LATE_MARKER_RESTORE: &str = "a restore meets a late marker";
+pub const LATE_MARKER_EXPELLED: &str = "an engine is expelled while its last entries are not readable yet";
 pub const LATE_MARKER_CLAIM: &str = "a claim meets a position that is not stable";
 pub const PART: &str = "a commit without transactions is there in part";
 pub const TWICE: &str = "an event stands twice, without transactions";
@@ -40,6 +41,7 @@ pub const FROZEN_WORK: &str = "a frozen engine returns with a transaction on its
 pub const FROZEN_HALF: &str = "what a frozen engine had half done is ended by others";
 pub const EXPELLED: &str = "an engine is expelled";
 pub const REVOKE_IN_FLIGHT: &str = "a revoke meets a transaction on its way";
+pub const LATE_OUTCOME: &str = "a call ends when the transaction that a revoke waits for is decided";
 pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
 pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
 pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
@@ -53,6 +55,7 @@ const OTHERS: &[&str] = &[
     UNKNOWN_NOT,
     LATE_MARKER,
     LATE_MARKER_RESTORE,
+    LATE_MARKER_EXPELLED,
     LATE_MARKER_CLAIM,
     PART,
     TWICE,
@@ -74,6 +77,7 @@ const OTHERS: &[&str] = &[
     FROZEN_HALF,
     EXPELLED,
     REVOKE_IN_FLIGHT,
+    LATE_OUTCOME,
     MOVED_RESTORING,
     STRANGER_ABORTED,
     STRANGER_OPEN,

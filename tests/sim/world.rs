@@ -13,7 +13,7 @@ use tidegate::instance::engine::Input;
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions, Turn};
 use tidegate::log::{Append, Log, MemberEvent, TopicPartition};
 
-use super::checks::{self, answers::Answers, reader::Look};
+use super::checks::{self, answers::Answers, claims::Claim, reader::Look};
 use super::faults::log::SimLog;
 use super::faults::{Fault, Shared};
 use super::node::{Node, Plan};
@@ -68,7 +68,7 @@ pub struct World {
     pub shared: Shared,
     /// The process may die when a commit was not carried out to its end.
     pub dies_in_commits: bool,
-    /// What befalls as soon as a transaction is on its way.
+    /// What befalls as soon as it hits somebody hard.
     pub lurking: Option<Fault>,
     /// So many of the next flushes fail.
     pub failing_flushes: u32,
@@ -165,7 +165,7 @@ impl World {
                 let fault = faults[self.rng.usize(..faults.len())];
                 self.befall(fault);
             }
-            if self.nodes.iter().any(|node| node.work.is_some())
+            if self.lurking.is_some_and(|fault| self.meets(fault))
                 && let Some(fault) = self.lurking.take()
             {
                 self.befall(fault);
@@ -191,7 +191,9 @@ impl World {
             if let Some(point) = self.shared.take_died() {
                 self.die(place, point);
             }
-            assert!(clock::since(moved) < STALLED, "nothing goes on: {}", self.describe());
+            if clock::since(moved) >= STALLED {
+                panic!("{}: {}", checks::stalled(self), self.describe());
+            }
         }
         panic!("more than {MOST_STEPS} steps: {}", self.describe());
     }
@@ -301,6 +303,13 @@ impl World {
                 }
             }
             Act::Ended => {
+                // What ends only now is too late for the transaction that a revoke waits for.
+                while node.inbox.giving_back.is_some() && !node.desk.borrow().pending.is_empty() && rng.bool() {
+                    reached(sometimes::LATE_OUTCOME);
+                    let finished = node.end_call(rng);
+                    note(format!("{} ends {:?}", node.name, finished.call));
+                    node.step(Input::Finished(finished), now);
+                }
                 let ended = node.ended.take().expect("possible");
                 note(format!("{} is told {ended:?}", node.name));
                 node.step(Input::Ended(ended), now);
@@ -321,7 +330,11 @@ impl World {
                 node.step(flushed, now);
             }
             Act::Claim => {
-                node.claim(&self.plan.topics.repartition);
+                let log = &self.log.as_ref().expect("open but for a moment").inner;
+                let before = Claim::before(log, &self.plan.config.application.id, node);
+                if node.claim(&self.plan.topics.repartition) {
+                    before.check(log, shared);
+                }
                 note(format!("{} claims; opened {:?}", node.name, node.opened.len()));
             }
             Act::Opened => {

@@ -18,7 +18,6 @@ use crate::clock;
 use crate::log::{
     Append, Appender, LogError, Membership, NewRecord, OffsetCommit, Receipt, TopicPartition, Transaction,
 };
-use crate::planted::{self, Bug};
 use crate::progress::counts_record;
 use crate::proto;
 
@@ -51,9 +50,6 @@ impl Committer for Acknowledged {
             stages.first.push(self.uncounted());
         }
         let give_up = || stop() || self.setup.current.losses() != losses;
-        planted::is(Bug::EntriesFirst).then(|| std::mem::swap(&mut stages.first, &mut stages.entries));
-        planted::is(Bug::DoneFirst).then(|| std::mem::swap(&mut stages.entries, &mut stages.done));
-        planted::is(Bug::PositionsFirst).then(|| self.commit_positions(&offsets, membership.clone(), losses, &give_up));
         // The rest waits here until it is let in (C9). A revoke does not wait with it.
         let mut append = |mut appends: Vec<Append>| {
             let mut pause = SOON;

@@ -135,7 +135,7 @@ impl<C: Calls> Engine<C> {
             metrics::restore_remaining(of.partition, 0);
             let committed = restored.committed;
             let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
-            if committed < position && !planted::is(Bug::RestUncommitted) {
+            if committed < position {
                 // What is done and not committed is committed now: there may be nothing else to commit ever again.
                 self.composing.touch(&self.membership);
                 (task.committed, task.touched) = (committed, true);
@@ -168,7 +168,6 @@ impl<C: Calls> Engine<C> {
             }
         }
         self.revoking = Some(Revoking { partitions, dropped, aborts: 0, _done: done });
-        planted::is(Bug::AnsweredEarly).then(|| self.finish_revoke());
     }
 
     /// The last transaction is decided, or there was none to make (G1).

@@ -203,9 +203,7 @@ impl<C: Calls> Engine<C> {
                 work.ends_of.push(TopicPartition::new(&self.setting.topics.changelog, *partition));
             }
             work.changes.push((*partition, entries, bookkeeping.clone()));
-            if position != task.committed || !planted::is(Bug::StuckUnfenced) {
-                work.offsets.push(OffsetCommit { of: of.clone(), position, metadata: mark(&of) });
-            }
+            work.offsets.push(OffsetCommit { of: of.clone(), position, metadata: mark(&of) });
             tasks.push((*partition, task.incarnation, position, bookkeeping));
         }
         for (of, slot) in &mut self.sources {
@@ -338,8 +336,7 @@ fn flush(task: &mut Task, end: i64, durable: bool, now: Instant) -> Option<Flush
     let entries = task.overlay.flush_begins()?;
     task.wants_flush = false;
     task.last_flush = Some(now);
-    let position = end + i64::from(planted::is(Bug::CheckpointTooHigh));
-    let checkpoint = Checkpoint { position, at_end_ms: clock::wall_ms() };
+    let checkpoint = Checkpoint { position: end, at_end_ms: clock::wall_ms() };
     Some(Flush {
         partition: task.partition,
         incarnation: task.incarnation,

@@ -16,7 +16,6 @@ use super::assignment::SEQUENCERS_PARTITION;
 use super::{Effect, Engine, Flush};
 use crate::instance::calls::Calls;
 use crate::log::TopicPartition;
-use crate::planted::{self, Bug};
 use crate::store::StoreError;
 
 /// The pause between tries to write.
@@ -68,7 +67,7 @@ impl Disk {
 impl<C: Calls> Engine<C> {
     pub(super) fn flushed(&mut self, partition: i32, incarnation: u64, result: Result<(), StoreError>, now: Instant) {
         let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
-        let error = match result.or_else(|error| if planted::is(Bug::FailureIgnored) { Ok(()) } else { Err(error) }) {
+        let error = match result {
             Ok(()) => {
                 task.overlay.flush_ends();
                 self.disk.flushes.remove(&partition);

@@ -1,6 +1,7 @@
 //! What must be true at the end of every seed; `answers.rs` and `reader.rs` look while it runs.
 
 pub mod answers;
+pub mod claims;
 pub mod reader;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,16 @@ pub fn lags(world: &World) -> Vec<(TopicPartition, usize)> {
         (lag > 0).then_some((of, lag))
     };
     all.into_iter().zip(committed).filter_map(lag).collect()
+}
+
+/// What is wrong where nothing goes on any more.
+pub fn stalled(world: &mut World) -> &'static str {
+    let all = world.plan.config.processing.partitions as usize + world.plan.topology.source_partitions.len();
+    let is_quiet = world.nodes.iter().all(crate::node::Node::is_quiet);
+    if is_quiet && running(world) == all && !lags(world).is_empty() {
+        return "C6, P9: all is done, and the positions do not say so";
+    }
+    "nothing goes on"
 }
 
 fn running(world: &mut World) -> usize {

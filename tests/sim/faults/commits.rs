@@ -1,5 +1,6 @@
 //! Producers whose commits do not end well, or end late, or in the middle of which a process dies.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidegate::log::{
@@ -141,7 +142,7 @@ impl SimProducer {
         let aborted = |error: LogError| CommitError::Aborted(error.to_string());
         let number = log.begin(&self.id).map_err(aborted)?;
         let dead = || {
-            self.shared.abandon(number);
+            self.shared.abandon(&self.id, number);
             Err(CommitError::Aborted(DEAD.into()))
         };
         for (place, append) in transaction.appends.iter().enumerate() {
@@ -180,14 +181,18 @@ impl SimProducer {
             numbers.iter().try_for_each(|number| log.decide(*number, false)).map_err(aborted)?;
             return Err(aborted(error));
         }
+        let mut with_entries = BTreeSet::new();
         for (number, append) in placed {
+            if append.to.topic.ends_with("-state-changelog") {
+                with_entries.insert(number);
+            }
             log.append_in(number, append).map_err(aborted)?;
         }
         let at_once = self.shared.draw(0, numbers.len() - 1);
         for (place, number) in numbers.into_iter().enumerate() {
             match place == at_once && self.shared.draw(0, 1) == 0 {
                 true => log.decide(number, true).map_err(aborted)?,
-                false => self.shared.comes_late(&self.id, number, true),
+                false => self.shared.comes_late(&self.id, number, true, with_entries.contains(&number)),
             }
         }
         note(format!("{} commits, its markers come late", self.id));

@@ -17,6 +17,8 @@ struct Late {
     /// The log's number of it.
     number: u64,
     commit: bool,
+    /// Whether there are entries of the changelog in it.
+    has_entries: bool,
 }
 
 /// All of them; they outlive the process, as they would on a broker.
@@ -25,14 +27,19 @@ pub struct Markers(Vec<Late>);
 
 impl Markers {
     /// The marker of transaction `number` of `id` will come later.
-    pub fn put(&mut self, id: &str, number: u64, commit: bool) {
+    pub fn put(&mut self, id: &str, number: u64, commit: bool, has_entries: bool) {
         reached(sometimes::LATE_MARKER);
-        self.0.push(Late { id: id.to_owned(), number, commit });
+        self.0.push(Late { id: id.to_owned(), number, commit, has_entries });
     }
 
     /// Whether some are still to come.
     pub fn are_late(&self) -> bool {
         !self.0.is_empty()
+    }
+
+    /// Whose committed entries are not readable yet.
+    pub fn of_entries(&self) -> Option<&str> {
+        self.0.iter().find(|late| late.commit && late.has_entries).map(|late| &*late.id)
     }
 
     /// Some marker comes.
@@ -54,7 +61,7 @@ impl Markers {
 }
 
 fn decide(log: &EmbeddedLog, late: &Late) {
-    let Late { id, number, commit } = late;
+    let Late { id, number, commit, .. } = late;
     note(format!("the marker of {id}'s transaction {number} comes, committed: {commit}"));
     log.decide(*number, *commit).expect("nobody else decides it");
 }

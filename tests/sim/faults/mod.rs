@@ -84,8 +84,8 @@ struct State {
     bad_commits: u32,
     /// Of a hundred commits so many have markers that come late.
     late_markers: u32,
-    /// Transactions that died on their way.
-    abandoned: Vec<u64>,
+    /// Transactions that died on their way, by transactional id.
+    abandoned: BTreeMap<String, u64>,
     fuse: Fuse,
     markers: Markers,
     /// How often each transactional id was taken over.
@@ -105,7 +105,7 @@ impl Shared {
             rng,
             bad_commits,
             late_markers,
-            abandoned: Vec::new(),
+            abandoned: BTreeMap::new(),
             fuse,
             markers,
             holders,
@@ -184,18 +184,28 @@ impl Shared {
     }
 
     /// Whoever was at transaction `number` is dead.
-    fn abandon(&self, number: u64) {
-        self.state().abandoned.push(number);
+    fn abandon(&self, id: &str, number: u64) {
+        self.state().abandoned.insert(id.to_owned(), number);
+    }
+
+    /// The transaction that a dead engine has left undecided, unless that was asked before.
+    pub fn take_abandoned(&self, id: &str) -> Option<u64> {
+        self.state().abandoned.remove(id)
     }
 
     /// What is undecided for longer than transactions may take is aborted by the broker, unless somebody was faster.
     fn expire_transactions(&self, log: &EmbeddedLog) {
         let abandoned = std::mem::take(&mut self.state().abandoned);
-        abandoned.into_iter().for_each(|number| drop(log.decide(number, false)));
+        abandoned.into_values().for_each(|number| drop(log.decide(number, false)));
     }
 
-    fn comes_late(&self, id: &str, number: u64, commit: bool) {
-        self.state().markers.put(id, number, commit);
+    /// Whose committed entries are not readable yet.
+    pub fn late_entries(&self) -> Option<String> {
+        self.state().markers.of_entries().map(str::to_owned)
+    }
+
+    fn comes_late(&self, id: &str, number: u64, commit: bool, has_entries: bool) {
+        self.state().markers.put(id, number, commit, has_entries);
     }
 
     /// Some marker comes.

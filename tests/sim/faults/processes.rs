@@ -37,13 +37,13 @@ impl World {
     /// Something goes wrong.
     pub fn befall(&mut self, fault: Fault) {
         note(format!("fault: {fault:?}"));
-        // Often it waits until it meets somebody with a transaction on its way.
-        let is_busy = self.nodes.iter().any(|node| node.work.is_some());
-        if !is_busy && self.lurking.is_none() && matches!(fault, Fault::KillOne | Fault::Freeze) && self.rng.bool() {
+        // Often it waits until it meets somebody whom it hits hard.
+        let may_lurk = matches!(fault, Fault::KillOne | Fault::Freeze | Fault::Expel) && !self.meets(fault);
+        if may_lurk && self.lurking.is_none() && self.rng.bool() {
             self.lurking = Some(fault);
             return;
         }
-        let place = self.victim();
+        let place = self.victim(fault);
         match fault {
             Fault::Crash => {
                 let left = self.left();
@@ -87,8 +87,28 @@ impl World {
         }
     }
 
-    /// Often one with a transaction on its way.
-    fn victim(&mut self) -> usize {
+    /// Whether there is somebody whom it hits hard: with a transaction on its way or, where it is expelled, with
+    /// committed entries that its heir, or itself as its own, cannot read yet.
+    pub fn meets(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Expel => self.with_late_entries().is_some(),
+            _ => self.nodes.iter().any(|node| node.work.is_some()),
+        }
+    }
+
+    fn with_late_entries(&self) -> Option<usize> {
+        let id = self.shared.late_entries()?;
+        self.nodes.iter().position(|node| node.name == id && !node.expelled)
+    }
+
+    /// Often one whom it hits hard.
+    fn victim(&mut self, fault: Fault) -> usize {
+        if fault == Fault::Expel
+            && let Some(place) = self.with_late_entries()
+        {
+            reached(sometimes::LATE_MARKER_EXPELLED);
+            return place;
+        }
         let busy: Vec<usize> = (0..self.nodes.len()).filter(|place| self.nodes[*place].work.is_some()).collect();
         match busy.is_empty() || self.rng.u32(..4) == 0 {
             true => self.rng.usize(..self.nodes.len()),

@@ -39,7 +39,7 @@ impl World {
             log.decide(number, false).unwrap();
         } else {
             reached(sometimes::STRANGER_OPEN);
-            self.shared.comes_late(&id, number, false);
+            self.shared.comes_late(&id, number, false, false);
         }
     }
 }
