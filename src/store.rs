@@ -6,12 +6,13 @@
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
-//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`, L1 and L2 in `links.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
+//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`, L1 and L2 in `links.rs`, V1 in `framing.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
 //! `turns.rs`.
 
 mod aside;
 pub mod bulk;
 mod failure;
+mod framing;
 mod lease;
 mod links;
 pub mod schema;
@@ -143,6 +144,11 @@ impl Stores {
             // RocksDB would take it for an empty one.
             Ok(_) if !path.join("CURRENT").exists() => return Ok(Err(Some("it has no file CURRENT".into()))),
             Ok(_) => {}
+        }
+        match framing::examine(path) {
+            Ok(None) => {}
+            Ok(reason) => return Ok(Err(reason)),
+            Err(error) => return Err(failure::of_system(path, &error)),
         }
         let mut store = match self.open_at(path, identity.partition) {
             Ok(store) => store,
