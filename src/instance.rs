@@ -11,7 +11,7 @@ mod keeping;
 pub mod judging;
 mod lookup;
 mod measured;
-mod observer;
+pub mod observer;
 pub mod opening;
 mod pace;
 mod sending;
@@ -33,6 +33,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::clock;
 use crate::config::Config;
+use crate::frontier::snapshot::RUNS_PER_PART;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
@@ -329,6 +330,7 @@ impl Starter {
             of: TopicPartition::new(&shared.topics.progress, 0),
             writer: uuid::Uuid::new_v4().to_string(),
             every: SNAPSHOT_EVERY,
+            runs_per_part: RUNS_PER_PART,
             writes: &|| locked(&shared.thread_status).as_ref().is_some_and(has_first),
             purges: shared.config.processing.repartition_purge.is_some(),
             report: &report,

@@ -55,6 +55,13 @@ bugs! {
     /// The calls of a partition that goes stay counted as running.
     CallsCounted: "F1",
 
+    // What is told.
+
+    /// What a key held before the transaction under way is told while that may be committed already.
+    AnsweredUndecided: "D1",
+    /// A root of which nothing was read counts as settled.
+    UnreadSettled: "T1, W1",
+
     // Bookkeeping and store.
 
     /// The done-set is written when there was none, not when it changed.

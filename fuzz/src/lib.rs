@@ -16,8 +16,10 @@ mod product {
     pub mod counts;
     pub mod entry;
     pub mod event;
+    pub mod frontier;
     pub mod handler;
     pub mod json;
+    pub mod planted;
     pub mod proto;
     pub mod stamp;
     pub mod topics;

@@ -12,9 +12,13 @@ use smallvec::SmallVec;
 /// The pending events of one root, by depth from 0 on; the last is never 0.
 pub(super) type Pending = SmallVec<[i32; 4]>;
 
-/// Adds `deltas` from `first_depth` on.
+/// No event is deeper than this.
+const DEEPEST: usize = u8::MAX as usize;
+
+/// Adds `deltas` from `first_depth` on; what says that it is deeper than anything can be is left out.
 pub(super) fn add(pending: &mut Pending, first_depth: u8, deltas: &[i64]) {
     let first = usize::from(first_depth);
+    let deltas = &deltas[..deltas.len().min(DEEPEST + 1 - first)];
     if pending.len() < first + deltas.len() {
         pending.resize(first + deltas.len(), 0);
     }
@@ -154,6 +158,15 @@ mod tests {
         cascades.add(10, 490, 0, &[-1]);
         cascades.add(501, 999_509, 0, &[-1]);
         assert_eq!((told(&cascades), cascades.roots()), (vec![], 0));
+    }
+
+    #[test]
+    fn what_cannot_be_takes_no_room() {
+        let mut cascades = Cascades::default();
+        cascades.add(1, u64::MAX, 250, &[1; 100_000]);
+        cascades.add(0, u64::MAX, 0, &[i64::MIN, i64::MAX]);
+        assert_eq!((cascades.pending(0).len(), cascades.pending(7).len()), (2, 256));
+        assert_eq!(cascades.roots(), u64::MAX);
     }
 
     proptest! {

@@ -8,16 +8,15 @@
 use std::collections::BTreeMap;
 
 use super::book::{Book, Epoch};
-use super::cascades;
 use crate::counts::expand_runs;
 use crate::proto;
 
-/// The most runs that one part has, so that its record stays far below any broker's limit.
-const RUNS_PER_PART: usize = 30_000;
+/// So many runs go into one part: its record stays far below any broker's limit.
+pub const RUNS_PER_PART: usize = 30_000;
 
-/// The snapshot of a book that has read all below `position`, in parts.
-pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
-    let mut parts = Parts { parts: vec![proto::Snapshot::default()], room: RUNS_PER_PART };
+/// The snapshot of a book that has read all below `position`, in parts of at most `runs_per_part` runs (1 or more).
+pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> Vec<proto::Snapshot> {
+    let mut parts = Parts { parts: vec![proto::Snapshot::default()], runs_per_part, room: runs_per_part };
     // Roots of which the same is pending share one message, as in counts.
     let mut shapes: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
     for (first, end, pending) in book.originals.iter() {
@@ -58,6 +57,7 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
 /// The parts of a snapshot that is being written.
 struct Parts {
     parts: Vec<proto::Snapshot>,
+    runs_per_part: usize,
     /// So many runs go into the last one.
     room: usize,
 }
@@ -68,7 +68,7 @@ impl Parts {
         while !runs.is_empty() {
             if self.room == 0 {
                 self.parts.push(proto::Snapshot::default());
-                self.room = RUNS_PER_PART;
+                self.room = self.runs_per_part;
             }
             let (now, later) = runs.split_at(self.room.min(runs.len()));
             (self.room, runs) = (self.room - now.len(), later);
@@ -124,8 +124,7 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
                 if (counts.generation, counts.retry) == (0, 0) {
                     book.originals.add(first, length, 0, &counts.deltas);
                 } else {
-                    let pending = book.others.entry((first, counts.generation, counts.retry)).or_default();
-                    cascades::add(pending, 0, &counts.deltas);
+                    book.add_other((first, counts.generation, counts.retry), 0, &counts.deltas);
                 }
             }
         }
@@ -170,11 +169,12 @@ mod tests {
             before in prop::collection::vec((0u8..2, 0u64..30, 0u32..3, 0i8..4), 0..40),
             after in prop::collection::vec((0u8..2, 0u64..30, 0u32..3, 0i8..4), 0..40),
             is_header: bool,
+            runs_per_part in 1usize..9,
         ) {
             let stamp = if is_header { "header" } else { "offset" };
             let mut whole = Book::default();
             progress(&before, 20, stamp).iter().for_each(|record| whole.take(record, 5000));
-            let parts = write(&whole, 7, "me");
+            let parts = write(&whole, 7, "me", runs_per_part);
             let mut assembly = Assembly::default();
             let complete: Vec<_> = parts.into_iter().rev().filter_map(|part| assembly.take(part)).collect();
             prop_assert_eq!(complete.len(), 1);
@@ -199,10 +199,10 @@ mod tests {
     #[test]
     fn a_large_one_has_parts_of_which_none_counts_alone() {
         let mut whole = Book::default();
-        for sequence in 0..(RUNS_PER_PART as u64 * 2) {
+        for sequence in 0..60_000 {
             whole.originals.add(sequence * 2, 1, 0, &[1]);
         }
-        let parts = write(&whole, 9, "me");
+        let parts = write(&whole, 9, "me", 30_000);
         assert_eq!(parts.len(), 2);
         let mut assembly = Assembly::default();
         assert!(assembly.take(parts[1].clone()).is_none());
@@ -210,6 +210,6 @@ mod tests {
         assert!(assembly.take(proto::Snapshot { writer: "another".into(), ..parts[0].clone() }).is_none());
         let (_, complete) = assembly.take(parts[0].clone()).unwrap();
         let read = read(&complete);
-        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (RUNS_PER_PART as u64 * 2, Some(0)));
+        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (60_000, Some(0)));
     }
 }

@@ -15,7 +15,7 @@ impl Times {
 
     /// Sequences below `end` are received as of `at_ms`.
     pub(super) fn note(&mut self, end: u64, at_ms: i64) {
-        if self.0.back().is_some_and(|(known, at)| end <= *known || at_ms < at + Times::APART) {
+        if self.0.back().is_some_and(|(known, at)| end <= *known || at_ms < at.saturating_add(Times::APART)) {
             return;
         }
         if self.0.len() == Times::MANY {
@@ -62,5 +62,8 @@ mod tests {
         assert_eq!(times.of(99_999), Some(9_999_000));
         times.forget_below(None);
         assert_eq!(times.0.len(), 1);
+        // What a snapshot says may be anything.
+        (1..4).for_each(|n| times.note(u64::MAX - n, i64::MAX));
+        assert_eq!(times.of(u64::MAX), Some(i64::MAX));
     }
 }

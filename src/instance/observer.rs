@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
-use crate::log::{Append, Isolation, Log, LogError, Reader, TopicPartition};
+use crate::log::{Append, Isolation, Log, LogError, Reader, Record, TopicPartition};
 use crate::metrics;
 use crate::progress::{self, Told, snapshot_record};
 
@@ -30,7 +30,7 @@ pub(super) const SNAPSHOT_EVERY: i64 = 20_000;
 
 /// What an instance knows of the application's progress.
 #[derive(Debug)]
-pub(super) struct Observer {
+pub struct Observer {
     book: Mutex<Book>,
     told: watch::Sender<Standing>,
 }
@@ -43,7 +43,7 @@ impl Default for Observer {
 
 impl Observer {
     /// What is known now.
-    pub(super) fn standing(&self) -> Standing {
+    pub fn standing(&self) -> Standing {
         self.told.borrow().clone()
     }
 
@@ -53,7 +53,7 @@ impl Observer {
     }
 
     /// What was read so far.
-    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+    pub fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,91 +81,134 @@ impl Observer {
 }
 
 /// What the reading of progress needs.
-pub(super) struct Reading<'a> {
+pub struct Reading<'a> {
     /// Where it is kept.
-    pub(super) observer: &'a Observer,
+    pub observer: &'a Observer,
     /// The log.
-    pub(super) log: &'a dyn Log,
+    pub log: &'a dyn Log,
     /// `<app>-progress`
-    pub(super) of: TopicPartition,
+    pub of: TopicPartition,
     /// Names this instance in its snapshots.
-    pub(super) writer: String,
+    pub writer: String,
     /// A snapshot is written after so many records.
-    pub(super) every: i64,
+    pub every: i64,
+    /// So many runs go into one of its records.
+    pub runs_per_part: usize,
     /// Whether this instance is the one that writes snapshots: that more do is no harm.
-    pub(super) writes: &'a dyn Fn() -> bool,
+    pub writes: &'a dyn Fn() -> bool,
     /// Whether what lies below a snapshot is deleted.
-    pub(super) purges: bool,
+    pub purges: bool,
     /// Takes what keeps it from reading; `None` = nothing.
-    pub(super) report: &'a dyn Fn(Option<LogError>),
+    pub report: &'a dyn Fn(Option<LogError>),
     /// Whether the instance stops.
-    pub(super) stopping: &'a dyn Fn() -> bool,
+    pub stopping: &'a dyn Fn() -> bool,
+}
+
+/// Where a reading stands.
+#[derive(Default)]
+pub struct Place {
+    /// The next offset to be read: all below it is in the book.
+    position: i64,
+    /// `None` = it begins, for the first time or after an error.
+    reads: Option<Reads>,
+}
+
+impl Place {
+    /// The next offset to be read: all below it is known.
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+}
+
+struct Reads {
+    reader: Box<dyn Reader>,
+    assembly: Assembly,
+    what: What,
+    /// The log has answered.
+    answered: bool,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// A snapshot at or above `low`, where the log begins, and below its `end`: what was before is deleted.
+    Snapshot { low: i64, end: i64 },
+    /// Everything. `last` is where the last snapshot stands, as far as it is known, and where this one has written one.
+    Records { last: i64 },
 }
 
 impl Reading<'_> {
     /// Reads on until the instance stops.
     pub(super) fn run(&self) {
-        let mut position = 0;
+        let mut place = Place::default();
         let mut stuck = Stuck::default();
         while !(self.stopping)() {
-            let Err(error) = self.follow(&mut position, &mut stuck) else { return };
-            tracing::warn!("what is settled is not known for the moment: {error}");
-            (self.report)(Some(error));
-            clock::sleep(RETRY);
-        }
-    }
-
-    fn follow(&self, position: &mut i64, stuck: &mut Stuck) -> Result<(), LogError> {
-        let low = self.log.watermarks(&self.of)?.low;
-        if *position < low {
-            *position = self.begin_at(low)?;
-        }
-        let mut reader = self.log.reader(&self.of, *position, Isolation::ReadCommitted, true)?;
-        let mut assembly = Assembly::default();
-        let mut answered = false;
-        // Where the last snapshot stands, as far as it is known, and where this instance has written one.
-        let mut last = *position;
-        while !(self.stopping)() {
-            let complete = self.look(reader.as_mut(), &mut assembly)?;
-            *position = reader.position();
-            if !std::mem::replace(&mut answered, true) {
-                (self.report)(None);
-            }
-            if let Some(complete) = complete {
-                last = last.max(complete);
-                if self.purges && (self.writes)() {
-                    self.log.purge(&[(self.of.clone(), complete)])?; // W3
-                }
-            }
-            if *position >= last + self.every && (self.writes)() {
-                last = *position;
-                self.write(*position)?;
+            if let Err(error) = self.step(&mut place) {
+                tracing::warn!("what is settled is not known for the moment: {error}");
+                (self.report)(Some(error));
+                clock::sleep(RETRY);
             }
             stuck.tell(&self.observer.standing());
         }
+    }
+
+    /// Looks once for what is new, and does what follows from it. After an error the next one begins anew, with what
+    /// is known.
+    ///
+    /// # Errors
+    /// What the log says; [`LogError::Fatal`] where what it holds does not tell all.
+    pub fn step(&self, place: &mut Place) -> Result<(), LogError> {
+        let mut reads = match place.reads.take() {
+            Some(reads) => reads,
+            None => self.begin(place.position)?,
+        };
+        place.reads = match reads.what {
+            What::Snapshot { low, end } => {
+                let found = self.look_for_snapshot(&mut reads, low, end)?;
+                place.position = found.unwrap_or(place.position);
+                found.is_none().then_some(reads)
+            }
+            What::Records { last } => {
+                let complete = self.look(reads.reader.as_mut(), &mut reads.assembly)?;
+                place.position = reads.reader.position();
+                if !std::mem::replace(&mut reads.answered, true) {
+                    (self.report)(None);
+                }
+                let last = self.keep(place.position, last, complete)?;
+                Some(Reads { what: What::Records { last }, ..reads })
+            }
+        };
         Ok(())
     }
 
-    /// The log begins above what was read: takes a snapshot, and gives the position behind it.
-    fn begin_at(&self, low: i64) -> Result<i64, LogError> {
-        let end = self.log.watermarks(&self.of)?.high;
-        let mut reader = self.log.reader(&self.of, low, Isolation::ReadCommitted, true)?;
-        let mut assembly = Assembly::default();
-        while reader.position() < end && !(self.stopping)() {
-            for record in reader.next(LOOK)? {
-                let Told::Snapshot(part) = progress::read(&self.of, record)? else { continue };
-                if let Some((position, parts)) = assembly.take(part).filter(|(position, _)| *position >= low) {
-                    let mut book = self.observer.book();
-                    *book = snapshot::read(&parts);
-                    self.observer.publish(book);
-                    return Ok(position);
-                }
+    fn begin(&self, position: i64) -> Result<Reads, LogError> {
+        let ends = self.log.watermarks(&self.of)?;
+        let (from, what) = match position < ends.low {
+            true => (ends.low, What::Snapshot { low: ends.low, end: ends.high }),
+            false => (position, What::Records { last: position }),
+        };
+        let reader = self.log.reader(&self.of, from, Isolation::ReadCommitted, true)?;
+        Ok(Reads { reader, assembly: Assembly::default(), what, answered: false })
+    }
+
+    /// The log begins above what was read: takes a snapshot when it finds one, and gives the position behind it.
+    fn look_for_snapshot(&self, reads: &mut Reads, low: i64, end: i64) -> Result<Option<i64>, LogError> {
+        if reads.reader.position() >= end {
+            return Err(LogError::Fatal(format!(
+                "{} begins at {low} and holds no snapshot of what was before: something else than Tidegate has deleted \
+                 from it",
+                self.of
+            )));
+        }
+        for record in reads.reader.next(LOOK)? {
+            let Told::Snapshot(part) = progress::read(&self.of, record)? else { continue };
+            if let Some((position, parts)) = reads.assembly.take(part).filter(|(position, _)| *position >= low) {
+                let mut book = self.observer.book();
+                *book = snapshot::read(&parts);
+                self.observer.publish(book);
+                return Ok(Some(position));
             }
         }
-        Err(LogError::Fatal(format!(
-            "{} begins at {low} and holds no snapshot of what was before: something else than Tidegate has deleted from it",
-            self.of
-        )))
+        Ok(None)
     }
 
     /// Reads what is there; the position of the last snapshot among it.
@@ -175,10 +218,12 @@ impl Reading<'_> {
         if records.is_empty() {
             return Ok(None);
         }
+        // All of them before anything is taken: after an error they are read again.
+        let read = |record: Record| Ok((record.timestamp_ms, progress::read(&self.of, record)?));
+        let told = records.into_iter().map(read).collect::<Result<Vec<_>, LogError>>()?;
         let mut book = self.observer.book();
-        for record in records {
-            let at_ms = record.timestamp_ms;
-            match progress::read(&self.of, record)? {
+        for (at_ms, told) in told {
+            match told {
                 Told::Counts(progress) => book.take(&progress, at_ms),
                 Told::Snapshot(part) => complete = assembly.take(part).map(|(position, _)| position).or(complete),
                 Told::Else => {}
@@ -188,10 +233,23 @@ impl Reading<'_> {
         Ok(complete)
     }
 
-    fn write(&self, position: i64) -> Result<(), LogError> {
-        let parts = snapshot::write(&self.observer.book(), position, &self.writer);
+    /// Deletes what lies below a snapshot that was read back, and writes one when that is due; where the last one
+    /// stands.
+    fn keep(&self, position: i64, last: i64, complete: Option<i64>) -> Result<i64, LogError> {
+        let last = complete.map_or(last, |complete| complete.max(last));
+        if let Some(complete) = complete
+            && self.purges
+            && (self.writes)()
+        {
+            self.log.purge(&[(self.of.clone(), complete)])?; // W3
+        }
+        if position < last + self.every || !(self.writes)() {
+            return Ok(last);
+        }
+        let parts = snapshot::write(&self.observer.book(), position, &self.writer, self.runs_per_part);
         let records = parts.iter().map(snapshot_record).collect();
-        self.log.append(Append { to: self.of.clone(), records }).map(drop)
+        self.log.append(Append { to: self.of.clone(), records })?;
+        Ok(position)
     }
 }
 
@@ -231,8 +289,8 @@ mod tests {
 
     use super::*;
     use crate::counts::{self, Count};
-    use crate::log::NewTopic;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
+    use crate::log::{NewRecord, NewTopic};
     use crate::progress::counts_record;
     use crate::proto;
     use crate::stamp::Stamp;
@@ -272,6 +330,7 @@ mod tests {
             of: of.clone(),
             writer: "me".into(),
             every: 10,
+            runs_per_part: 100,
             writes: &|| writes,
             purges: true,
             report: &report,
@@ -297,6 +356,34 @@ mod tests {
         assert!(ends.low > 50 && ends.high - ends.low < 40, "what lies below snapshots is deleted: {ends:?}");
         let (standing, failed) = read_until(&log, &of, false, 99);
         assert_eq!((standing.frontier, standing.unsettled, failed), (Some(98), 1, None));
+    }
+
+    #[test]
+    fn what_stands_before_a_record_that_cannot_be_read_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, of) = log(folder.path());
+        let counted = counts::records(vec![Count::produced(&Stamp::root(0, 0), 0)], proto::Progress::default());
+        let mut records: Vec<NewRecord> = counted.iter().map(counts_record).collect();
+        records.push(NewRecord { value: Some("of a later version".into()), ..records[0].clone() });
+        log.append(Append { to: of.clone(), records }).unwrap();
+        let observer = Observer::default();
+        let reading = Reading {
+            observer: &observer,
+            log: &log,
+            of,
+            writer: "me".into(),
+            every: 10,
+            runs_per_part: 100,
+            writes: &|| false,
+            purges: false,
+            report: &|_| {},
+            stopping: &|| false,
+        };
+        let mut place = Place::default();
+        for _ in 0..3 {
+            assert!(reading.step(&mut place).is_err());
+            assert_eq!((place.position(), observer.standing().unsettled), (0, 0), "none of them, and none twice");
+        }
     }
 
     #[test]

@@ -42,19 +42,12 @@ impl Instance {
     /// What a key holds, and whether the cascade that made it so is settled. `known` is a frontier that another
     /// instance has told: the answer is of that or later.
     pub async fn lookup_settled(&self, key: Bytes, known: Option<u64>) -> (Lookup, Option<bool>) {
-        let frontier = self.standing().frontier.max(known);
-        let mut before = None;
+        let mut judging = Judging::begin(self.standing().frontier.max(known));
         for _ in 0..LOOKUPS {
             let found = self.lookup(key.clone()).await;
             let Lookup::Here { entry: Some(entry), .. } = &found else { return (found, None) };
-            let stamp = &entry.stamp;
-            if let Some(settled) = self.settled_as_of(frontier, stamp) {
-                return (found, Some(settled));
-            }
-            let is_same = before.as_ref() == Some(stamp);
-            match self.observer().book().is_settled(stamp.sequence, stamp.generation) {
-                Some(true) if !is_same => before = Some(stamp.clone()),
-                settled => return (found, settled),
+            if let Some(judged) = judging.found(&self.observer().book(), &entry.stamp) {
+                return (found, judged.settled);
             }
         }
         (self.lookup(key).await, Some(false))
@@ -63,10 +56,7 @@ impl Instance {
     /// Whether the cascade of a stamp is settled, where that can be told of an answer that is not older than
     /// `frontier` (T1).
     pub fn settled_as_of(&self, frontier: Option<u64>, stamp: &Stamp) -> Option<bool> {
-        if stamp.generation == 0 && frontier.is_some_and(|frontier| stamp.sequence <= frontier) {
-            return Some(true);
-        }
-        self.observer().book().is_settled(stamp.sequence, stamp.generation).filter(|settled| !settled)
+        as_of(&self.observer().book(), frontier, stamp)
     }
 
     /// Resolves when all of these sequences are settled.
@@ -107,6 +97,52 @@ impl Instance {
             }
         }
         Ok(self.observer().book().all())
+    }
+}
+
+/// See [`Instance::settled_as_of`].
+fn as_of(book: &Book, frontier: Option<u64>, stamp: &Stamp) -> Option<bool> {
+    if stamp.generation == 0 && frontier.is_some_and(|frontier| stamp.sequence <= frontier) {
+        return Some(true);
+    }
+    book.is_settled(stamp.sequence, stamp.generation).filter(|settled| !settled)
+}
+
+/// Finds out whether what a key holds is settled, which may take several lookups (T1).
+#[derive(Debug)]
+pub struct Judging {
+    /// As it was before the first of them.
+    frontier: Option<u64>,
+    /// What was found by the last one, settled by then.
+    before: Option<Stamp>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Whether what was found last is settled; `None` where that cannot be known.
+    pub settled: Option<bool>,
+}
+
+impl Judging {
+    /// Nothing was looked up yet; `frontier` is known.
+    pub fn begin(frontier: Option<u64>) -> Judging {
+        Judging { frontier, before: None }
+    }
+
+    /// A lookup has found `stamp`; `None` = the key is to be looked up once more.
+    pub fn found(&mut self, book: &Book, stamp: &Stamp) -> Option<Judged> {
+        if let Some(settled) = as_of(book, self.frontier, stamp) {
+            return Some(Judged { settled: Some(settled) });
+        }
+        let is_same = self.before.as_ref() == Some(stamp);
+        match book.is_settled(stamp.sequence, stamp.generation) {
+            Some(true) if !is_same => {
+                self.before = Some(stamp.clone());
+                None
+            }
+            settled => Some(Judged { settled }),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod inbox;
 mod judged;
 mod kinds;
 mod node;
+mod observing;
 mod opening;
 mod released;
 mod revoked;

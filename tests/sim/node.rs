@@ -32,6 +32,7 @@ use super::faults::halves::HalfDone;
 use super::faults::log::SimLog;
 use super::faults::points::Point;
 use super::inbox::{GivingBack, Inbox, Spy};
+use super::observing::Observing;
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::waiting::{self, Waiting};
@@ -111,7 +112,7 @@ pub struct Node {
     pub desk: Rc<RefCell<Desk>>,
     pub inbox: Inbox,
     pub member: Arc<Spy>,
-    planted: Arc<Planted>,
+    pub planted: Arc<Planted>,
     /// What its member does.
     turns: Turns,
     /// What came of the last turn, unless something has happened since.
@@ -142,11 +143,21 @@ pub struct Node {
     pub half_done: Option<HalfDone>,
     /// The group does without it, and it has not heard of that.
     pub expelled: bool,
+    /// What it knows of what is settled.
+    pub observing: Observing,
 }
 
 impl Node {
     /// Joins the group.
-    pub fn join(plan: &Plan, log: &Arc<SimLog>, name: String, folder: PathBuf, now: Instant, seed: u64) -> Node {
+    pub fn join(
+        plan: &Plan,
+        log: &Arc<SimLog>,
+        name: String,
+        folder: PathBuf,
+        now: Instant,
+        seed: u64,
+        observing: Observing,
+    ) -> Node {
         let shared = log.shared.clone();
         let group = plan.config.application.id.clone();
         let (events_in, events) = unbounded();
@@ -253,6 +264,7 @@ impl Node {
             frozen: None,
             half_done: None,
             expelled: false,
+            observing,
         }
     }
 

@@ -10,6 +10,7 @@ mod inbox;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod kinds;
 mod node;
+mod observing;
 mod opening;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod run;
@@ -76,6 +77,7 @@ impl Bug {
             Bug::Inside(ClosingFinishes) => &["arrival-seat", "moves"],
             Bug::Inside(CallsCounted) => &["moves"],
             Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
+            Bug::Inside(AnsweredUndecided | UnreadSettled) => &["calm", "crashes"],
             Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
         }
     }

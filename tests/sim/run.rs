@@ -162,6 +162,7 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
             world.workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
         }
     }
+    checks::settled::at_the_end(&mut world);
     checks::reader::has_seen_all(&world);
     checks::answers::were_committed(&world);
     checks::books(&mut world);
@@ -182,6 +183,7 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
         }
     });
     world.run(&[], 0, 1);
+    checks::settled::at_the_end(&mut world);
     checks::lookups(&mut world);
     checks::stores(&mut world);
     checks::output(&world);

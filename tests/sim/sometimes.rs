@@ -46,6 +46,18 @@ pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
 pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
 pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
 pub const ANSWERED: &str = "a key is asked for while all goes on";
+pub const ANSWERED_SETTLED: &str = "a key is said to be settled while all goes on";
+pub const FRONTIER_HELD: &str = "a root holds the frontier, later ones are settled";
+pub const FRONTIER_END: &str = "the frontier gets to the end";
+pub const LATE_MARKER_OBSERVED: &str = "an observer meets a late marker";
+pub const OBSERVER_RESTARTED: &str = "an observer begins anew";
+pub const OBSERVER_OVERTAKEN: &str = "what an observer is about to read is deleted";
+pub const OBSERVER_FAILS: &str = "an observer cannot read, and goes on";
+pub const SNAPSHOT_WRITTEN: &str = "a snapshot is written";
+pub const SNAPSHOT_CUT: &str = "a snapshot's writer dies in the middle of it";
+pub const SNAPSHOT_READ: &str = "a snapshot is read back";
+pub const SNAPSHOT_BEGUN: &str = "an observer begins with a snapshot";
+pub const PURGED: &str = "what lies below a snapshot is deleted";
 
 const OTHERS: &[&str] = &[
     ABORTED,
@@ -82,6 +94,18 @@ const OTHERS: &[&str] = &[
     STRANGER_ABORTED,
     STRANGER_OPEN,
     ANSWERED,
+    ANSWERED_SETTLED,
+    FRONTIER_HELD,
+    FRONTIER_END,
+    LATE_MARKER_OBSERVED,
+    OBSERVER_RESTARTED,
+    OBSERVER_OVERTAKEN,
+    OBSERVER_FAILS,
+    SNAPSHOT_WRITTEN,
+    SNAPSHOT_CUT,
+    SNAPSHOT_READ,
+    SNAPSHOT_BEGUN,
+    PURGED,
 ];
 
 /// Everything that some seed has to reach.

@@ -78,6 +78,11 @@ impl Scripts {
         Outcome { value, children: (0..children).map(child).collect() }
     }
 
+    /// What the last try of an event comes to; `None` = it is a dead letter.
+    pub fn in_the_end(&self, event: &Event) -> Option<Outcome> {
+        self.verdict(event, ATTEMPTS).ok().filter(|_| self.failure(event).is_none())
+    }
+
     /// Why an event that ends like this is a dead letter.
     pub fn failure(&self, event: &Event) -> Option<Cause> {
         match self.verdict(event, ATTEMPTS) {
@@ -104,7 +109,14 @@ pub struct Draft {
     /// The event, or why it is none.
     what: Result<Event, Cause>,
     /// What its header says, with `stamp = "header"`.
-    sequence: Option<u64>,
+    pub sequence: Option<u64>,
+}
+
+impl Draft {
+    /// Whether it is an event.
+    pub fn is_event(&self) -> bool {
+        self.what.is_ok()
+    }
 }
 
 /// What is right in the end.

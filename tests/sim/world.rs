@@ -13,10 +13,11 @@ use tidegate::instance::engine::Input;
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions, Turn};
 use tidegate::log::{Append, Log, MemberEvent, TopicPartition};
 
-use super::checks::{self, answers::Answers, claims::Claim, reader::Look};
+use super::checks::{self, answers::Answers, claims::Claim, reader::Look, settled::Settled, truth::Truth};
 use super::faults::log::SimLog;
 use super::faults::{Fault, Shared};
 use super::node::{Node, Plan};
+use super::observing::Observing;
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::workload::Workload;
@@ -90,6 +91,8 @@ pub struct World {
     pub answers: Answers,
     /// What a reader of committed records has seen so far.
     pub look: Look,
+    /// What observers have told so far.
+    pub settled: Settled,
 }
 
 impl World {
@@ -101,6 +104,8 @@ impl World {
             weights[rare as usize] = 1;
         }
         let shared = log.shared.clone();
+        shared.expects(Truth::new(&plan));
+        let settled = Settled::new(&rng);
         World {
             plan,
             workload,
@@ -122,6 +127,7 @@ impl World {
             copies: BTreeMap::new(),
             answers: Answers::default(),
             look: Look::default(),
+            settled,
         }
     }
 
@@ -137,6 +143,7 @@ impl World {
     /// A log that survives the process, not the machine: a seed needs no more.
     pub fn open_log(&mut self) {
         self.log = Some(open_log(self.folder.path().join("log"), &self.shared));
+        self.shared.decide_doubt(&self.plan.config.application.id);
     }
 
     /// Starts an engine under a new producer id.
@@ -145,7 +152,8 @@ impl World {
         let name = format!("node{}", self.names);
         note(format!("{name} joins on {:?}", folder.file_name()));
         let seed = self.rng.u64(..);
-        let node = Node::join(&self.plan, self.log(), name, folder, clock::now(), seed);
+        let observing = Observing::new(TopicPartition::new(&self.plan.topics.progress, 0), self.settled.seed());
+        let node = Node::join(&self.plan, self.log(), name, folder, clock::now(), seed, observing);
         self.nodes.push(node);
     }
 
@@ -191,6 +199,7 @@ impl World {
             if let Some(point) = self.shared.take_died() {
                 self.die(place, point);
             }
+            checks::settled::look(self);
             if clock::since(moved) >= STALLED {
                 panic!("{}: {}", checks::stalled(self), self.describe());
             }
@@ -362,6 +371,7 @@ impl World {
         for draft in &mut self.workload.records[self.appended..self.appended + count] {
             let to = TopicPartition::new(&self.plan.topics.sources[0], draft.partition);
             draft.offset = log.append(Append { to, records: vec![draft.record.clone()] }).unwrap()[0];
+            self.shared.truth(|truth| truth.appended(draft));
         }
         self.appended += count;
     }

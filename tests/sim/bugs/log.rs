@@ -18,6 +18,8 @@ use super::{Bug, Planted};
 /// A log that does not quite keep to its contract.
 pub(super) struct BuggyLog {
     pub(super) inner: Arc<dyn Log>,
+    /// It is the observer's.
+    pub(super) observes: bool,
     pub(super) planted: Arc<Planted>,
 }
 
@@ -86,7 +88,13 @@ impl Log for BuggyLog {
         if self.planted.is(Bug::DeadNotFenced) { Ok(()) } else { self.inner.fence(id) }
     }
 
-    fn append(&self, append: Append) -> Result<Vec<i64>, LogError> {
+    fn append(&self, mut append: Append) -> Result<Vec<i64>, LogError> {
+        if self.observes {
+            let position = self.planted.misread(&mut append);
+            if self.planted.is(Bug::PurgedUnread) {
+                self.inner.purge(&[(append.to.clone(), position)])?;
+            }
+        }
         self.inner.append(append)
     }
 
@@ -100,6 +108,9 @@ impl Log for BuggyLog {
         let topics = &self.planted.topics;
         let (is_changelog, is_progress) = (of.topic == topics.changelog, of.topic == topics.progress);
         match self.planted.bug {
+            Some(Bug::ObservesUncommitted) if self.observes => {
+                self.inner.reader(of, at, Isolation::ReadUncommitted, headers)
+            }
             Some(Bug::RestoresUncommitted) if is_changelog => {
                 self.inner.reader(of, at, Isolation::ReadUncommitted, headers)
             }

@@ -7,6 +7,7 @@
 //! | `appender.rs`  | [`Appender`](tidegate::log::Appender): stages without transactions |
 //! | `member.rs`    | [`Member`]: the positions of a claim                              |
 //! | `committer.rs` | [`Committer`]: positions before a commit                          |
+//! | `progress.rs`  | [`Log`], `Producer`: what is told in `<app>-progress`, and snapshots |
 //! | `engine.rs`    | the engine: what it is told, what it hands out, its handler       |
 //!
 //! What breaks a rule inside of the engine or a store is in `src/planted.rs`. `make planted` shows all of them;
@@ -19,12 +20,14 @@ pub mod hunt;
 mod log;
 mod member;
 mod producer;
+mod progress;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidegate::instance::commit::Committer;
 use tidegate::log::{Append, Log, Member, MemberEvent, Membership};
+use tidegate::proto;
 use tidegate::stamp::Stamp;
 use tidegate::topics::Topics;
 
@@ -112,6 +115,29 @@ bugs! {
     /// A handler that fails is tried once more than it is to be.
     TriedTooOften: "X2" in ["calm"],
 
+    // What is settled.
+
+    /// Children are counted in the transaction after the one that has them.
+    ChildrenCountedLater: "P16" in ["calm"],
+    /// The counts of one root stand in two records of a transaction: what is done first, then what is spawned.
+    CountsSplit: "P16, N1" in ["calm"],
+    /// Source positions stand in a record before the one with the roots below them.
+    PositionsToldFirst: "P17, F1" in ["calm"],
+    /// An event that became a dead letter is counted as done twice.
+    DeadCountedTwice: "P16" in ["calm"],
+    /// An observer reads records of aborted and undecided transactions.
+    ObservesUncommitted: "P16, W1" in ["crashes", "moves"],
+    /// A snapshot says that it has one record more than it has.
+    SnapshotTooHigh: "P21, Z2" in ["calm"],
+    /// A snapshot says that it has one record less than it has.
+    SnapshotTooLow: "P21, Z2" in ["calm"],
+    /// A part of a snapshot counts without the others.
+    PartCountsAlone: "P21, Z1" in ["calm"],
+    /// What lies below a snapshot is deleted when it is about to be written.
+    PurgedUnread: "P21, W3" in ["calm"],
+    /// What a key holds is looked up once to tell that it is settled.
+    LookedUpOnce: "T1" in ["calm"],
+
     // The store and its restore.
 
     /// A restore ignores the done-set that stands in the changelog.
@@ -160,6 +186,8 @@ struct State {
     held: Vec<Append>,
     /// Events that have succeeded after a retry.
     retried: BTreeSet<Stamp>,
+    /// What is left to be counted in the next transaction.
+    counted_later: Vec<proto::Counts>,
 }
 
 impl Planted {
@@ -169,7 +197,7 @@ impl Planted {
         Arc::new(Planted { bug, sim, topics, group, state: Mutex::default() })
     }
 
-    fn is(&self, bug: Bug) -> bool {
+    pub fn is(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
@@ -186,8 +214,16 @@ impl Planted {
 
     /// The log as the engine has it.
     pub fn log(self: &Arc<Self>) -> Arc<dyn Log> {
-        let sim = Arc::clone(&self.sim) as Arc<dyn Log>;
-        if self.bug.is_none() { sim } else { Arc::new(log::BuggyLog { inner: sim, planted: Arc::clone(self) }) }
+        self.before(Arc::clone(&self.sim) as Arc<dyn Log>, false)
+    }
+
+    /// The log as the observer has it, which is `inner` otherwise.
+    pub fn observed(self: &Arc<Self>, inner: Arc<dyn Log>) -> Arc<dyn Log> {
+        self.before(inner, true)
+    }
+
+    fn before(self: &Arc<Self>, inner: Arc<dyn Log>, observes: bool) -> Arc<dyn Log> {
+        if self.bug.is_none() { inner } else { Arc::new(log::BuggyLog { inner, observes, planted: Arc::clone(self) }) }
     }
 
     /// The member by which partitions are claimed.

@@ -17,9 +17,14 @@ pub(super) struct BuggyProducer {
 
 impl Producer for BuggyProducer {
     fn commit(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
-        let ended = match self.planted.is(Bug::ChildrenTwice) {
-            true => self.inner.commit(&self.planted.with_more_children(transaction)),
-            false => self.inner.commit(transaction),
+        let ended = match self.planted.bug {
+            Some(Bug::ChildrenTwice) => self.inner.commit(&self.planted.with_more_children(transaction)),
+            _ if self.planted.miscounts() => {
+                let mut changed = under(transaction, transaction.membership.clone());
+                self.planted.miscount(&mut changed);
+                self.inner.commit(&changed)
+            }
+            _ => self.inner.commit(transaction),
         };
         self.in_doubt = matches!(ended, Err(CommitError::Unknown(_)));
         match (self.planted.bug, ended) {

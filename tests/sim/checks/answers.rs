@@ -11,7 +11,7 @@ use tidegate::reference::Held;
 use tidegate::stamp::Stamp;
 use tokio::sync::oneshot;
 
-use super::held;
+use super::{held, settled};
 use crate::node::Node;
 use crate::sometimes::{self, reached};
 use crate::world::World;
@@ -21,6 +21,9 @@ use crate::world::World;
 pub struct Answers {
     last: BTreeMap<Bytes, Stamp>,
     all: Vec<(Bytes, Held)>,
+    /// What a key was said to hold, when the frontier was known to be here, and whether the root of that was said to be
+    /// settled.
+    told: BTreeMap<(Bytes, Option<Stamp>), (Option<u64>, bool)>,
 }
 
 /// What an engine says that a key holds; `None` = it does not answer for it, or not yet: what the transaction under way
@@ -39,15 +42,28 @@ fn lookup(node: &mut Node, key: &Bytes) -> Option<Option<Held>> {
 /// Asks everybody for some key. Who has been expelled and could not know it yet may tell what was true before.
 pub fn ask(world: &mut World) {
     let key = Bytes::from(format!("k{}", world.rng.u32(..world.plan.scripts.keys)));
-    let World { nodes, answers, .. } = world;
+    let World { nodes, answers, settled, shared, .. } = world;
+    // That of any observer: a door may be told it by another instance.
+    let known = settled.frontier();
     for node in nodes.iter_mut().filter(|node| node.frozen.is_none()) {
-        let Some(answer) = lookup(node, &key) else { continue };
+        let Some(answer) = lookup(node, &key) else {
+            node.observing.found.remove(&key);
+            continue;
+        };
         reached(sometimes::ANSWERED);
         if !node.expelled {
             let stamp = answer.as_ref().map(|(stamp, ..)| stamp);
             let last = answers.last.get(&key);
             assert!(stamp >= last, "{} says of {key:?} {stamp:?}, and {last:?} was told before", node.name);
             answers.last.extend(stamp.map(|stamp| (key.clone(), stamp.clone())));
+            let told = answers.told.entry((key.clone(), stamp.cloned())).or_default();
+            told.0 = told.0.max(known);
+            if let Some(stamp) = settled::judge(node, known, &key, stamp) {
+                reached(sometimes::ANSWERED_SETTLED);
+                let truth = shared.truth(|truth| truth.is_settled(stamp.sequence));
+                assert!(truth, "T1: {} says that {stamp} of {key:?} is settled", node.name);
+                answers.told.entry((key.clone(), Some(stamp))).or_default().1 = true;
+            }
         }
         answers.all.extend(answer.map(|held| (key.clone(), held)));
     }
@@ -73,5 +89,17 @@ pub fn were_committed(world: &World) {
     for (key, told) in &world.answers.all {
         let committed = entries.get(key).is_some_and(|entries| entries.contains(told));
         assert!(committed, "{key:?} was said to hold {told:?}, which was never committed");
+    }
+    for ((key, told), (frontier, is_settled)) in &world.answers.told {
+        let later = entries.get(key).into_iter().flatten().map(|(stamp, ..)| stamp);
+        for later in later.filter(|later| Some(*later) > told.as_ref()) {
+            let sequence = Some(later.sequence);
+            assert!(
+                sequence > *frontier,
+                "D1: {key:?} was said to hold {told:?} at frontier {frontier:?}, then {later}"
+            );
+            let is_same = told.as_ref().map(|told| told.sequence) == sequence;
+            assert!(!(*is_settled && is_same), "T1: {key:?} was said to hold {told:?}, settled, then {later}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 pub mod answers;
 pub mod claims;
 pub mod reader;
+pub mod settled;
+pub mod truth;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,9 +26,19 @@ use tidegate::stamp::Stamp;
 use tidegate::topics::partition_of;
 use tokio::sync::oneshot;
 
+use super::observing::is_snapshot;
 use super::sometimes::{self, reached};
 use super::workload::ATTEMPTS;
 use super::world::World;
+
+/// All committed records that ever stood in `<app>-progress`, those below a snapshot included.
+pub fn progress_records(world: &World) -> Vec<Record> {
+    let of = TopicPartition::new(&world.plan.topics.progress, 0);
+    let low = world.log().watermarks(&of).unwrap().low;
+    let mut all = world.shared.gone();
+    all.extend(read(&world.log().inner, &of, low));
+    all
+}
 
 /// All committed records from `position` on.
 pub fn read(log: &EmbeddedLog, of: &TopicPartition, position: i64) -> Vec<Record> {
@@ -357,10 +369,9 @@ pub fn dead_letters(world: &World) {
 /// counted, which is told before anything else is, and positions may go back: what was told of a commit that then failed
 /// stands all the same (C6), and who starts without the group's positions begins at the greatest that was told.
 pub fn progress(world: &World) {
-    let of = TopicPartition::new(&world.plan.topics.progress, 0);
     let mut sums: BTreeMap<(u32, u32, u64, u32), i64> = BTreeMap::new();
     let (mut positions, mut uncounted) = (BTreeMap::<i32, i64>::new(), false);
-    for record in read(&world.log().inner, &of, 0) {
+    for record in progress_records(world).into_iter().filter(|record| !is_snapshot(&record.headers)) {
         let progress = proto::Progress::decode(record.value.unwrap()).unwrap();
         if !progress.topics.is_empty() {
             continue; // What is told at the start.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate::log::{Isolation, Log, Record, TopicPartition};
 
-use super::{partitions, read};
+use super::{partitions, progress_records, read};
 use crate::world::World;
 
 /// What it has seen of a partition.
@@ -39,7 +39,14 @@ pub fn look(world: &mut World) {
     let all = watched(world);
     let of = all[world.rng.usize(..all.len())].clone();
     let log = std::sync::Arc::clone(&world.log().inner);
+    let low = log.watermarks(&of).unwrap().low;
     let seen = world.look.0.entry(of.clone()).or_default();
+    if seen.position < low {
+        // It is deleted because everybody may do without it.
+        let gone = world.shared.gone().into_iter().filter(|record| record.offset >= seen.position);
+        seen.records.extend(gone.map(tuple));
+        seen.position = low;
+    }
     let mut reader = log.reader(&of, seen.position, Isolation::ReadCommitted, false).unwrap();
     seen.records.extend(reader.next(Duration::ZERO).unwrap().into_iter().map(tuple));
     seen.position = reader.position();
@@ -48,8 +55,11 @@ pub fn look(world: &mut World) {
 /// At the end the same records stand where it has read them.
 pub fn has_seen_all(world: &World) {
     for (of, seen) in &world.look.0 {
-        let now = read(&world.log().inner, of, 0).into_iter().map(tuple).take_while(|record| record.0 < seen.position);
-        let now: Vec<_> = now.collect();
+        let all = match of.topic == world.plan.topics.progress {
+            true => progress_records(world),
+            false => read(&world.log().inner, of, 0),
+        };
+        let now: Vec<_> = all.into_iter().map(tuple).take_while(|record| record.0 < seen.position).collect();
         assert_eq!(now, seen.records, "{of} below {}", seen.position);
     }
 }

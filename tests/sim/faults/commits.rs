@@ -10,6 +10,7 @@ use tidegate::log::{
 
 use super::points::Point;
 use super::{Outcome, Shared};
+use crate::checks::truth::Facts;
 use crate::sometimes::{self, reached};
 use crate::timeline::note;
 
@@ -49,18 +50,19 @@ impl Producer for SimProducer {
         let dead = || Err(CommitError::Aborted(DEAD.into()));
         // A broker lets no transaction begin before the last one's markers stand.
         self.shared.markers_of(&self.id);
+        let facts = Facts::of(transaction, |of| self.shared.end(of).expect("it is there"));
         if self.shared.dies_at(Point::BeforeCommit) {
             return dead();
         }
         if self.shared.fuse_is_set(&[Point::InProduce, Point::AfterProduce, Point::AfterOffsets]) {
-            return self.in_steps(transaction);
+            return self.in_steps(transaction).inspect(|_| self.shared.committed(facts));
         }
         if self.in_doubt {
             return self.ended_by_another(transaction);
         }
         match self.shared.outcome() {
             Outcome::Well => {}
-            Outcome::Late => return self.late(transaction),
+            Outcome::Late => return self.late(transaction).inspect(|_| self.shared.committed(facts)),
             Outcome::Aborted => {
                 reached(sometimes::ABORTED);
                 return Err(CommitError::Aborted("by chance".into()));
@@ -76,6 +78,7 @@ impl Producer for SimProducer {
             }
             Outcome::UnknownDone => {
                 self.whole(transaction)?;
+                self.shared.committed(facts);
                 reached(sometimes::UNKNOWN_DONE);
                 self.in_doubt = true;
                 return Err(CommitError::Unknown("by chance, and committed".into()));
@@ -87,8 +90,10 @@ impl Producer for SimProducer {
             && self.shared.dies_at(Point::AfterWrite)
         {
             self.shared.tears_from(before);
+            self.shared.in_doubt(facts);
             return dead();
         }
+        self.shared.committed(facts);
         if self.shared.dies_at(Point::AfterCommit) {
             return dead();
         }

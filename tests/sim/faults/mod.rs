@@ -26,11 +26,13 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use fastrand::Rng;
 use tidegate::log::embedded::EmbeddedLog;
-use tidegate::log::{Log, TopicPartition};
+use tidegate::log::{Log, Record, TopicPartition};
 
 use disks::Tail;
 use markers::Markers;
 use points::{Fuse, Point};
+
+use crate::checks::truth::{Facts, Truth};
 
 /// What may befall a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,12 @@ struct State {
     log: Weak<EmbeddedLog>,
     folder: PathBuf,
     torn: Option<Tail>,
+    /// What is settled, as far as the commits tell.
+    truth: Option<Truth>,
+    /// Of a commit that the log may have lost.
+    doubt: Option<Facts>,
+    /// What was deleted of `<app>-progress`.
+    purged: Vec<Record>,
 }
 
 impl Shared {
@@ -100,7 +108,7 @@ impl Shared {
     pub fn new(seed: u64, bad_commits: u32, late_markers: u32, folder: PathBuf) -> Shared {
         let rng = Rng::with_seed(seed);
         let (fuse, markers, holders) = (Fuse::default(), Markers::default(), BTreeMap::new());
-        let (log, torn) = (Weak::new(), None);
+        let (log, torn, truth, doubt, purged) = (Weak::new(), None, None, None, Vec::new());
         Shared(Arc::new(Mutex::new(State {
             rng,
             bad_commits,
@@ -112,6 +120,9 @@ impl Shared {
             log,
             folder,
             torn,
+            truth,
+            doubt,
+            purged,
         })))
     }
 
@@ -128,7 +139,7 @@ impl Shared {
         self.state().log.upgrade().expect("it is open while somebody works with it")
     }
 
-    fn end(&self, of: &TopicPartition) -> Option<i64> {
+    pub fn end(&self, of: &TopicPartition) -> Option<i64> {
         Some(self.log().watermarks(of).ok()?.high)
     }
 
@@ -176,6 +187,46 @@ impl Shared {
     /// See [`Fuse::take_died`].
     pub fn take_died(&self) -> Option<Point> {
         self.state().fuse.take_died()
+    }
+
+    /// Who compares what is told to be settled with the truth.
+    pub fn expects(&self, truth: Truth) {
+        self.state().truth = Some(truth);
+    }
+
+    /// What is true of what is settled.
+    pub fn truth<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
+        look(self.state().truth.as_mut().expect("there is one since the beginning"))
+    }
+
+    /// A transaction that says this is committed.
+    fn committed(&self, facts: Facts) {
+        self.truth(|truth| truth.committed(facts));
+    }
+
+    /// A transaction that says this is committed, or lost with the log's last write.
+    fn in_doubt(&self, facts: Facts) {
+        self.state().doubt = Some(facts);
+    }
+
+    /// The log is open again.
+    pub fn decide_doubt(&self, group: &str) {
+        let Some(facts) = self.state().doubt.take() else { return };
+        let Some(mark) = facts.mark() else { return };
+        let committed = self.log().committed(group, std::slice::from_ref(&mark.of), false).unwrap().remove(0);
+        if committed.is_some_and(|at| (at.position, &at.metadata) == (mark.position, &mark.metadata)) {
+            self.committed(facts);
+        }
+    }
+
+    /// These records of `<app>-progress` are about to be deleted.
+    pub fn purged(&self, records: impl Iterator<Item = Record>) {
+        self.state().purged.extend(records);
+    }
+
+    /// What was deleted of `<app>-progress`, in order.
+    pub fn gone(&self) -> Vec<Record> {
+        self.state().purged.clone()
     }
 
     /// Whether markers are still to come.
