@@ -36,6 +36,13 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     let (came, came_from) = book.came.told();
     let came: Vec<(u64, u64)> = came.collect();
     parts.place(&came, |part, runs| part.came_runs.extend(runs));
+    let (dead_letters, known_from) = book.dead_letters.told();
+    for ((generation, retry, number), runs) in dead_letters {
+        parts.place(&runs, |part, runs| {
+            let letters = proto::DeadLetters { generation, retry, number, runs };
+            part.dead_letters.get_or_insert_default().roots.push(letters);
+        });
+    }
     let epoch = |(number, epoch): (&u8, &Epoch)| proto::Epoch {
         epoch: u32::from(*number),
         end: epoch.end,
@@ -47,6 +54,7 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     parts[0].topics = book.topic_ids.iter().map(topic).collect();
     parts[0].source_positions = book.positions.values().cloned().collect();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
+    parts[0].dead_letters.get_or_insert_default().from = known_from;
     let count = parts.len() as u32;
     for (number, part) in (0..).zip(&mut parts) {
         (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
@@ -131,6 +139,10 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         }
         expand_runs(&part.came_runs).for_each(|(first, length)| book.came.add(first, length));
         book.came.forget_below(part.came_from);
+        if let Some(known) = &part.dead_letters {
+            book.dead_letters.forget_below(known.from);
+            known.roots.iter().for_each(|letters| book.dead_letters.add(letters));
+        }
     }
     book
 }
@@ -140,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::counts::{self, Count};
+    use crate::counts::{self, Count, dead_letters};
     use crate::stamp::Stamp;
 
     fn progress(changes: &[(u8, u64, u32, i8)], position: i64, stamp: &str) -> Vec<proto::Progress> {
@@ -161,7 +173,10 @@ mod tests {
             greatest: Some(position as u64),
             ..Default::default()
         };
-        counts::records(counts.collect(), proto::Progress { source_positions: vec![at], ..Default::default() })
+        let dead = changes.iter().filter(|(.., change)| *change > 1);
+        let dead = dead.map(|&(epoch, sequence, retry, _)| dead_letters::one(&Stamp::root(epoch % 2, sequence), retry));
+        let told = proto::Progress { source_positions: vec![at], dead_letters: dead.collect(), ..Default::default() };
+        counts::records(counts.collect(), told)
     }
 
     proptest! {
@@ -187,6 +202,7 @@ mod tests {
                         prop_assert_eq!(rest.root((epoch << 56) | sequence), whole.root((epoch << 56) | sequence));
                     }
                 }
+                prop_assert_eq!(rest.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]), whole.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]));
                 prop_assert_eq!(rest.position("t", 0), whole.position("t", 0));
                 for record in progress(&after, 25, stamp) {
                     whole.take(&record, 9000);
