@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::crowd::Crowd;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
@@ -98,6 +99,8 @@ pub(super) struct Reading<'a> {
     pub(super) purges: bool,
     /// Takes what keeps it from reading; `None` = nothing.
     pub(super) report: &'a dyn Fn(Option<LogError>),
+    /// Is told whether too many roots are unsettled.
+    pub(super) crowded: &'a dyn Fn(bool),
     /// Whether the instance stops.
     pub(super) stopping: &'a dyn Fn() -> bool,
 }
@@ -106,16 +109,16 @@ impl Reading<'_> {
     /// Reads on until the instance stops.
     pub(super) fn run(&self) {
         let mut position = 0;
-        let mut stuck = Stuck::default();
+        let (mut stuck, mut crowd) = (Stuck::default(), Crowd::default());
         while !(self.stopping)() {
-            let Err(error) = self.follow(&mut position, &mut stuck) else { return };
+            let Err(error) = self.follow(&mut position, &mut stuck, &mut crowd) else { return };
             tracing::warn!("what is settled is not known for the moment: {error}");
             (self.report)(Some(error));
             clock::sleep(RETRY);
         }
     }
 
-    fn follow(&self, position: &mut i64, stuck: &mut Stuck) -> Result<(), LogError> {
+    fn follow(&self, position: &mut i64, stuck: &mut Stuck, crowd: &mut Crowd) -> Result<(), LogError> {
         let low = self.log.watermarks(&self.of)?.low;
         if *position < low {
             *position = self.begin_at(low)?;
@@ -141,7 +144,11 @@ impl Reading<'_> {
                 last = *position;
                 self.write(*position)?;
             }
-            stuck.tell(&self.observer.standing());
+            let standing = self.observer.standing();
+            stuck.tell(&standing);
+            if let Some(is_crowded) = crowd.look(standing.entries, standing.unsettled) {
+                (self.crowded)(is_crowded);
+            }
         }
         Ok(())
     }
@@ -217,8 +224,8 @@ impl Stuck {
             tracing::warn!(
                 root,
                 unsettled,
-                "a root is not settled for long, and nothing above it counts as final: GET /api/v1/roots/{root} and \
-                 /api/v1/in-flight tell what of it is pending"
+                "a root is not settled for long, and nothing above it counts as final: GET /api/v1/roots/{root} tells \
+                 where it is pending, and why"
             );
         }
     }
@@ -275,6 +282,7 @@ mod tests {
             writes: &|| writes,
             purges: true,
             report: &report,
+            crowded: &|_| {},
             stopping: &stopping,
         };
         reading.run();
