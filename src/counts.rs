@@ -75,13 +75,13 @@ pub fn records(mut counts: Vec<Count>, mut told: proto::Progress) -> Vec<proto::
     }
     let mut records = Records { records: vec![proto::Progress::default()], room: ROOTS_PER_RECORD };
     for ((generation, retry, number), roots) in dead_letters::summed(&std::mem::take(&mut told.dead_letters)) {
-        records.place(&roots, |record, runs| {
+        records.place(&roots, 1, |record, runs| {
             record.dead_letters.push(proto::DeadLetters { generation, retry, number, runs });
         });
     }
     for ((generation, retry, first_depth, deltas), roots) in shapes {
         let first_depth = u32::from(first_depth);
-        records.place(&roots, |record, runs| {
+        records.place(&roots, 1 + deltas.len(), |record, runs| {
             record.counts.push(proto::Counts { generation, retry, first_depth, deltas: deltas.clone(), runs });
         });
     }
@@ -102,13 +102,15 @@ struct Records {
 }
 
 impl Records {
-    /// Gives `put` a record and the runs of those roots that there is room for in it, until all are placed.
-    fn place(&mut self, mut roots: &[u64], mut put: impl FnMut(&mut proto::Progress, Vec<u64>)) {
+    /// Gives `put` a record and the runs of those roots that there is room for in it, until all are placed. What is put
+    /// beside the runs takes the room of so many roots as `weight` says.
+    fn place(&mut self, mut roots: &[u64], weight: usize, mut put: impl FnMut(&mut proto::Progress, Vec<u64>)) {
         while !roots.is_empty() {
-            if self.room == 0 {
+            if self.room <= weight {
                 self.records.push(proto::Progress::default());
                 self.room = ROOTS_PER_RECORD;
             }
+            self.room -= weight;
             let (now, later) = roots.split_at(self.room.min(roots.len()));
             (self.room, roots) = (self.room - now.len(), later);
             put(self.records.last_mut().expect("begins with one"), runs_of(now));
@@ -169,6 +171,21 @@ mod tests {
         let records = records(counts, proto::Progress::default());
         assert_eq!(records[0].counts[0].first_depth, 0);
         assert_eq!(records[0].counts[0].deltas, [-1, 3]);
+    }
+
+    /// However much its roots differ: a transaction that does not fit would never be committed.
+    #[test]
+    fn records_stay_far_below_a_brokers_limit() {
+        let roots = |n: u64| Stamp::root(0, n << 30);
+        let counts = (0..40_000).map(|n| Count::spawned(&roots(n), 0, n as usize + 1));
+        let counts = counts.chain((0..40_000).map(|n| Count::spawned(&roots(n).child(0).child(1), 0, n as usize + 1)));
+        let dead = (0..40_000).map(|n| dead_letters::one(&roots(n), n as u32 % 7));
+        let told = proto::Progress { dead_letters: dead.collect(), ..Default::default() };
+        let records = records(counts.collect(), told);
+        let largest = records.iter().map(Message::encoded_len).max().unwrap();
+        assert!(records.len() > 3 && largest < 600_000, "{} records, the largest {largest}", records.len());
+        let told = records.iter().flat_map(|record| &record.counts).map(|counts| expand_runs(&counts.runs).count());
+        assert_eq!(told.sum::<usize>(), 40_000);
     }
 
     #[test]

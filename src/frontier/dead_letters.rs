@@ -12,6 +12,9 @@ use crate::proto;
 /// The most cascades with dead letters that are kept, about 8 MB. Of roots below the lowest kept nothing is known.
 const MANY: usize = if cfg!(test) { 12 } else { 100_000 };
 
+/// Runs of roots, first and behind the last, by (generation, retry, number of dead letters).
+pub(super) type Shapes = BTreeMap<(u32, u32, u32), Vec<(u64, u64)>>;
+
 /// Dead letters by root.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetters {
@@ -66,10 +69,9 @@ impl DeadLetters {
         self.known.len()
     }
 
-    /// Roots by (generation, retry, number), as runs of first and behind the last, and the root below which nothing is
-    /// known.
-    pub(super) fn told(&self) -> (BTreeMap<(u32, u32, u32), Vec<(u64, u64)>>, u64) {
-        let mut shapes: BTreeMap<_, Vec<(u64, u64)>> = BTreeMap::new();
+    /// All that is known, and the root below which nothing is.
+    pub(super) fn told(&self) -> (Shapes, u64) {
+        let mut shapes = Shapes::new();
         for ((sequence, generation, retry), number) in &self.known {
             shapes.entry((*generation, *retry, *number)).or_default().push((*sequence, sequence.saturating_add(1)));
         }

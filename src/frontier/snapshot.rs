@@ -29,16 +29,16 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     }
     for ((generation, retry, pending), runs) in shapes {
         let deltas: Vec<i64> = pending.iter().map(|number| i64::from(*number)).collect();
-        parts.place(&runs, |part, runs| {
+        parts.place(&runs, 1 + deltas.len(), |part, runs| {
             part.counts.push(proto::Counts { generation, retry, first_depth: 0, deltas: deltas.clone(), runs });
         });
     }
     let (came, came_from) = book.came.told();
     let came: Vec<(u64, u64)> = came.collect();
-    parts.place(&came, |part, runs| part.came_runs.extend(runs));
+    parts.place(&came, 0, |part, runs| part.came_runs.extend(runs));
     let (dead_letters, known_from) = book.dead_letters.told();
     for ((generation, retry, number), runs) in dead_letters {
-        parts.place(&runs, |part, runs| {
+        parts.place(&runs, 1, |part, runs| {
             let letters = proto::DeadLetters { generation, retry, number, runs };
             part.dead_letters.get_or_insert_default().roots.push(letters);
         });
@@ -71,13 +71,15 @@ struct Parts {
 }
 
 impl Parts {
-    /// Gives `put` a part and the runs that there is room for in it, as pairs (gap, length), until all are placed.
-    fn place(&mut self, mut runs: &[(u64, u64)], mut put: impl FnMut(&mut proto::Snapshot, Vec<u64>)) {
+    /// Gives `put` a part and the runs that there is room for in it, as pairs (gap, length), until all are placed. What
+    /// is put beside the runs takes the room of so many of them as `weight` says.
+    fn place(&mut self, mut runs: &[(u64, u64)], weight: usize, mut put: impl FnMut(&mut proto::Snapshot, Vec<u64>)) {
         while !runs.is_empty() {
-            if self.room == 0 {
+            if self.room <= weight {
                 self.parts.push(proto::Snapshot::default());
                 self.room = RUNS_PER_PART;
             }
+            self.room -= weight;
             let (now, later) = runs.split_at(self.room.min(runs.len()));
             (self.room, runs) = (self.room - now.len(), later);
             let ends = std::iter::once(0).chain(now.iter().map(|(_, end)| *end));
@@ -215,7 +217,9 @@ mod tests {
     #[test]
     fn a_large_one_has_parts_of_which_none_counts_alone() {
         let mut whole = Book::default();
-        for sequence in 0..(RUNS_PER_PART as u64 * 2) {
+        // Beside the runs stands what is pending of them, once in each part.
+        let roots = (RUNS_PER_PART as u64 - 2) * 2;
+        for sequence in 0..roots {
             whole.originals.add(sequence * 2, 1, 0, &[1]);
         }
         let parts = write(&whole, 9, "me");
@@ -226,6 +230,6 @@ mod tests {
         assert!(assembly.take(proto::Snapshot { writer: "another".into(), ..parts[0].clone() }).is_none());
         let (_, complete) = assembly.take(parts[0].clone()).unwrap();
         let read = read(&complete);
-        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (RUNS_PER_PART as u64 * 2, Some(0)));
+        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (roots, Some(0)));
     }
 }

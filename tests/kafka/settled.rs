@@ -27,6 +27,8 @@ const TASKS: i32 = 12;
 const INSTANCES: usize = 3;
 /// How many callers wait at a time.
 const CALLERS: usize = 8;
+/// A death with all that follows takes no longer.
+const PER_DEATH: Duration = Duration::from_secs(90);
 /// Between two deaths.
 const CALM: Duration = Duration::from_secs(3);
 
@@ -75,7 +77,7 @@ fn quantiles(mut times: Vec<f64>) -> String {
     format!("p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", at(0.5), at(0.99), at(1.0))
 }
 
-/// Callers wait for so many cascades; at least so many instances die meanwhile.
+/// Callers wait for so many cascades at least, while so many instances die.
 fn wait_through_deaths(cascades: usize, deaths: usize, seed: u64) {
     let begun = Instant::now();
     let broker = Broker::start().expect("broker");
@@ -84,34 +86,33 @@ fn wait_through_deaths(cascades: usize, deaths: usize, seed: u64) {
     let mut nodes: Vec<Instance<'_>> = (0..INSTANCES).map(|slot| app.start(&format!("node-{slot}"))).collect();
     are_at_work(&app, &nodes, "all share the work");
     let urls = Urls(Mutex::new(nodes.iter().map(Instance::url).collect()));
-    let (left, over, died) = (AtomicUsize::new(cascades), AtomicUsize::new(0), Mutex::new(0));
+    let (answered, died) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let watching = Watching::begin(&app);
+    // Those who wait go on until the last has died, and not for ever when that fails.
+    let latest = Instant::now() + PER_DEATH * (deaths as u32 + 2);
+    let goes_on = || {
+        let is_too_few = answered.load(Ordering::SeqCst) < cascades || died.load(Ordering::SeqCst) < deaths;
+        is_too_few && Instant::now() < latest
+    };
     let settled: Vec<Settled> = std::thread::scope(|scope| {
         let call = |number: usize| {
             let mut caller = Caller::new(&app, &urls, seed * 1000 + number as u64);
-            let (left, over, died) = (&left, &over, &died);
+            let (goes_on, answered) = (&goes_on, &answered);
             scope.spawn(move || {
                 let mut settled = Vec::new();
-                // The last cascade is not before the last death.
-                while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-                    || *died.lock().expect("no panic with it") < deaths
-                {
-                    settled.extend(caller.send_and_wait());
+                while goes_on() {
+                    let one = caller.send_and_wait();
+                    answered.fetch_add(one.iter().len(), Ordering::SeqCst);
+                    settled.extend(one);
                 }
-                over.fetch_add(1, Ordering::SeqCst);
                 settled
             })
         };
         let callers: Vec<_> = (0..CALLERS).map(call).collect();
-        while over.load(Ordering::SeqCst) < CALLERS {
-            let calm = Instant::now() + CALM.mul_f64(random.f64() + 0.5);
-            while Instant::now() < calm && over.load(Ordering::SeqCst) < CALLERS {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            if left.load(Ordering::SeqCst) > 0 || *died.lock().expect("no panic with it") < deaths {
-                die(&app, &urls, &mut nodes, &mut random);
-                *died.lock().expect("no panic with it") += 1;
-            }
+        for _ in 0..deaths {
+            std::thread::sleep(CALM.mul_f64(random.f64() + 0.5));
+            die(&app, &urls, &mut nodes, &mut random);
+            died.fetch_add(1, Ordering::SeqCst);
         }
         callers.into_iter().flat_map(|caller| caller.join().expect("no caller fails")).collect()
     });
@@ -129,9 +130,8 @@ fn wait_through_deaths(cascades: usize, deaths: usize, seed: u64) {
         let answered = settled.iter().filter(|settled| settled.by_post);
         quantiles(answered.map(|settled| settled.at_ms - from(&seen[&settled.sequence])).collect())
     };
-    let died = died.into_inner().expect("no panic with it");
     eprintln!(
-        "seed {seed}: {} cascades of {} were waited for, {} by `send --wait`, {} with dead letters, while {died} \
+        "seed {seed}: {} cascades of {} were waited for, {} by `send --wait`, {} with dead letters, while {deaths} \
         instances died; {} events' keys compared; {:.0} s",
         settled.len(),
         seen.len(),
