@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::cluster::app::{App, Instance};
 use crate::cluster::check;
 use caller::{Caller, Settled};
@@ -30,7 +30,7 @@ const CALLERS: usize = 8;
 /// A death with all that follows takes no longer.
 const PER_DEATH: Duration = Duration::from_secs(90);
 /// Between two deaths.
-const CALM: Duration = Duration::from_secs(3);
+const CALM: Duration = Duration::from_secs(2);
 
 /// Where the instances answer; `None` = dead.
 pub struct Urls(Mutex<Vec<Option<String>>>);
@@ -78,10 +78,9 @@ fn quantiles(mut times: Vec<f64>) -> String {
 }
 
 /// Callers wait for so many cascades at least, while so many instances die.
-fn wait_through_deaths(cascades: usize, deaths: usize, seed: u64) {
+fn wait_through_deaths(broker: &Broker, cascades: usize, deaths: usize, seed: u64) {
     let begun = Instant::now();
-    let broker = Broker::start().expect("broker");
-    let app = App::new(&broker, "settled").of(TASKS);
+    let app = App::new(broker, "settled").of(TASKS);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut nodes: Vec<Instance<'_>> = (0..INSTANCES).map(|slot| app.start(&format!("node-{slot}"))).collect();
     are_at_work(&app, &nodes, "all share the work");
@@ -150,7 +149,7 @@ fn wait_through_deaths(cascades: usize, deaths: usize, seed: u64) {
 
 #[test]
 fn who_waits_is_answered_with_what_is_final() {
-    wait_through_deaths(120, 1, 5);
+    wait_through_deaths(broker::shared(), 80, 1, 5);
 }
 
 #[test]
@@ -160,5 +159,6 @@ fn long() {
     let asked = std::env::var("TIDEGATE_SETTLED").ok().filter(|text| !text.is_empty());
     let asked = asked.unwrap_or_else(|| "1000,1".into());
     let (cascades, seed) = asked.split_once(',').expect(WANTED);
-    wait_through_deaths(cascades.parse().expect(WANTED), 8, seed.parse().expect(WANTED));
+    let broker = Broker::start().expect("broker");
+    wait_through_deaths(&broker, cascades.parse().expect(WANTED), 8, seed.parse().expect(WANTED));
 }
