@@ -8,7 +8,7 @@ CARGO_FLAGS := --release --locked
 BENCH_ARGS ?=
 FLOOR_ARGS ?=
 
-.PHONY: help demo build test simulate planted chaos lint bench bench-restore fuzz clean-data
+.PHONY: help demo build test simulate planted chaos settled lint bench bench-restore fuzz clean-data
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -36,6 +36,10 @@ planted: ## plant each bug of src/planted.rs and show which seed of the simulato
 chaos: ## kill and freeze instances on a real Kafka, CHAOS=kills,freezes,restarts of the broker,seed
 	@scripts/install-deps.sh test
 	TIDEGATE_CHAOS=$(CHAOS) cargo test $(CARGO_FLAGS) --test kafka -- --ignored --nocapture chaos::long
+
+settled: ## wait for cascades on a real Kafka while instances die, SETTLED=cascades,seed
+	@scripts/install-deps.sh test
+	TIDEGATE_SETTLED=$(SETTLED) cargo test $(CARGO_FLAGS) --test kafka -- --ignored --nocapture settled::long
 
 lint: ## formatting and clippy, warnings are errors
 	@scripts/install-deps.sh lint

@@ -9,6 +9,7 @@ mod frontier;
 mod instances;
 mod keys;
 mod openapi;
+mod places;
 mod query;
 mod status;
 mod topology;

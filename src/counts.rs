@@ -2,6 +2,10 @@
 //!
 //! N1: one transaction's counts are summed per root and depth before they are written, and all of a
 //!     root stand in one record (protocol P16); what sums to zero is left out.
+//! N2: what became a dead letter is told no later than that it is done: whoever sees a root as settled knows all of its
+//!     dead letters.
+
+pub mod dead_letters;
 
 use bytes::Bytes;
 use prost::Message;
@@ -49,9 +53,9 @@ impl Count {
     }
 }
 
-/// Sums `counts` and writes them as records; the last one is flagged and carries what else the transaction tells.
-/// Empty when there is nothing to tell.
-pub fn records(mut counts: Vec<Count>, told: proto::Progress) -> Vec<proto::Progress> {
+/// Sums `counts` and writes them as records; the last one is flagged and carries what else the transaction tells, but
+/// for its dead letters, which are summed, too, and come first (N2). Empty when there is nothing to tell.
+pub fn records(mut counts: Vec<Count>, mut told: proto::Progress) -> Vec<proto::Progress> {
     counts.sort_unstable();
     // The sums of one root, as (first depth, deltas); roots of equal sums share one message.
     let mut shapes: std::collections::BTreeMap<(u32, u32, u8, Vec<i64>), Vec<u64>> = Default::default();
@@ -69,33 +73,49 @@ pub fn records(mut counts: Vec<Count>, told: proto::Progress) -> Vec<proto::Prog
         let shape = (root[0].generation, root[0].retry, first_depth + skip as u8, deltas);
         shapes.entry(shape).or_default().push(root[0].sequence);
     }
-    let mut records = vec![proto::Progress::default()];
-    let mut room = ROOTS_PER_RECORD;
+    let mut records = Records { records: vec![proto::Progress::default()], room: ROOTS_PER_RECORD };
+    for ((generation, retry, number), roots) in dead_letters::summed(&std::mem::take(&mut told.dead_letters)) {
+        records.place(&roots, 1, |record, runs| {
+            record.dead_letters.push(proto::DeadLetters { generation, retry, number, runs });
+        });
+    }
     for ((generation, retry, first_depth, deltas), roots) in shapes {
-        let mut rest = roots.as_slice();
-        while !rest.is_empty() {
-            if room == 0 {
-                records.push(proto::Progress::default());
-                room = ROOTS_PER_RECORD;
+        let first_depth = u32::from(first_depth);
+        records.place(&roots, 1 + deltas.len(), |record, runs| {
+            record.counts.push(proto::Counts { generation, retry, first_depth, deltas: deltas.clone(), runs });
+        });
+    }
+    let mut records = records.records;
+    let is_told = told != proto::Progress::default();
+    let last = records.last_mut().expect("begins with one");
+    let (counts, dead_letters) = (std::mem::take(&mut last.counts), std::mem::take(&mut last.dead_letters));
+    *last = proto::Progress { counts, dead_letters, last: true, ..told };
+    records.retain(|record| !record.counts.is_empty() || !record.dead_letters.is_empty() || is_told);
+    records
+}
+
+/// Records that are being written.
+struct Records {
+    records: Vec<proto::Progress>,
+    /// So many roots go into the last one.
+    room: usize,
+}
+
+impl Records {
+    /// Gives `put` a record and the runs of those roots that there is room for in it, until all are placed. What is put
+    /// beside the runs takes the room of so many roots as `weight` says.
+    fn place(&mut self, mut roots: &[u64], weight: usize, mut put: impl FnMut(&mut proto::Progress, Vec<u64>)) {
+        while !roots.is_empty() {
+            if self.room <= weight {
+                self.records.push(proto::Progress::default());
+                self.room = ROOTS_PER_RECORD;
             }
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            room -= now.len();
-            rest = later;
-            let counts = proto::Counts {
-                generation,
-                retry,
-                first_depth: u32::from(first_depth),
-                deltas: deltas.clone(),
-                runs: runs_of(now),
-            };
-            records.last_mut().expect("begins with one").counts.push(counts);
+            self.room -= weight;
+            let (now, later) = roots.split_at(self.room.min(roots.len()));
+            (self.room, roots) = (self.room - now.len(), later);
+            put(self.records.last_mut().expect("begins with one"), runs_of(now));
         }
     }
-    let last = records.last_mut().expect("begins with one");
-    let is_told = told != proto::Progress::default();
-    *last = proto::Progress { counts: std::mem::take(&mut last.counts), last: true, ..told };
-    records.retain(|record| !record.counts.is_empty() || is_told);
-    records
 }
 
 /// Reads one of [`records`].
@@ -151,6 +171,21 @@ mod tests {
         let records = records(counts, proto::Progress::default());
         assert_eq!(records[0].counts[0].first_depth, 0);
         assert_eq!(records[0].counts[0].deltas, [-1, 3]);
+    }
+
+    /// However much its roots differ: a transaction that does not fit would never be committed.
+    #[test]
+    fn records_stay_far_below_a_brokers_limit() {
+        let roots = |n: u64| Stamp::root(0, n << 30);
+        let counts = (0..40_000).map(|n| Count::spawned(&roots(n), 0, n as usize + 1));
+        let counts = counts.chain((0..40_000).map(|n| Count::spawned(&roots(n).child(0).child(1), 0, n as usize + 1)));
+        let dead = (0..40_000).map(|n| dead_letters::one(&roots(n), n as u32 % 7));
+        let told = proto::Progress { dead_letters: dead.collect(), ..Default::default() };
+        let records = records(counts.collect(), told);
+        let largest = records.iter().map(Message::encoded_len).max().unwrap();
+        assert!(records.len() > 3 && largest < 600_000, "{} records, the largest {largest}", records.len());
+        let told = records.iter().flat_map(|record| &record.counts).map(|counts| expand_runs(&counts.runs).count());
+        assert_eq!(told.sum::<usize>(), 40_000);
     }
 
     #[test]

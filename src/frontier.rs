@@ -7,6 +7,9 @@
 
 pub mod book;
 mod cascades;
+#[cfg(test)]
+mod cost;
+mod dead_letters;
 mod runs;
 pub mod snapshot;
 mod times;

@@ -6,6 +6,7 @@
 pub mod calls;
 pub mod commit;
 pub mod engine;
+mod crowd;
 mod housekeeping;
 mod keeping;
 pub mod judging;
@@ -282,7 +283,8 @@ impl Starter {
                 Ok(true) => {
                     *locked(&self.shared.waiting_for) = None;
                     return std::thread::scope(|scope| {
-                        scope.spawn(|| self.observe());
+                        let observer = std::thread::Builder::new().name("observer".into());
+                        observer.spawn_scoped(scope, || self.observe()).expect("the process can start a thread");
                         self.keep_house();
                     });
                 }
@@ -334,6 +336,11 @@ impl Starter {
             writes: &|| locked(&shared.thread_status).as_ref().is_some_and(has_first),
             purges: shared.config.processing.repartition_purge.is_some(),
             report: &report,
+            crowded: &|is_crowded| {
+                if let Some(threads) = locked(&shared.engine).as_ref() {
+                    threads.crowded(is_crowded);
+                }
+            },
             stopping: &|| shared.stopping.load(Ordering::Relaxed),
         };
         reading.run();

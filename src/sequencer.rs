@@ -88,7 +88,10 @@ impl Sequencer {
             match self.stamp(source, &record) {
                 Ok(Some(stamp)) => match self.decode(&record) {
                     Ok(event) => route(source, event, stamp, record, outbox),
-                    Err(reason) => refuse(source, record, &reason, outbox),
+                    Err(reason) => {
+                        refuse(source, record, &reason, outbox);
+                        outbox.is_dead(&stamp, 0);
+                    }
                 },
                 Ok(None) => source.position = record.offset + 1,
                 Err(Stop::Refused(reason)) => refuse(source, record, &reason, outbox),
@@ -158,6 +161,7 @@ fn route(source: &mut Source, event: Event, stamp: Stamp, record: Record, outbox
     let value = outbox.encode(&stamped);
     if value.len() > MAX_VALUE {
         let message = format!("{} bytes with its stamp; at most {MAX_VALUE} fit", value.len());
+        outbox.is_dead(&stamped.stamp, 0);
         return refuse(source, record, &Reason::new(Cause::TooLarge, message), outbox);
     }
     source.position = record.offset + 1;

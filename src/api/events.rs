@@ -25,8 +25,8 @@ use crate::server::error::ApiError;
 use crate::server::{Front, MAX_BODY_BYTES};
 use crate::stamp::{SEQUENCE_LIMIT, Stamp};
 
-/// So many sequences at most are told as pending.
-const MOST_PENDING: usize = 1000;
+/// So many sequences at most are told as pending, or as failed.
+const MOST_TOLD: usize = 1000;
 
 /// What was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,6 +43,39 @@ pub struct Accepted {
     /// Runs of sequences, first and last each, in the order of the events.
     #[schema(value_type = Vec<Vec<Value>>)]
     ranges: Vec<[Value; 2]>,
+    #[serde(flatten)]
+    outcome: Option<Outcome>,
+}
+
+/// With `wait=settled`: what came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Outcome {
+    /// How many events of the cascades became dead letters; null where that is not known: with
+    /// `source.stamp = "arrival"` it is only known when there are none among all that came meanwhile.
+    #[schema(required)]
+    dead_letters: Option<u64>,
+    /// The sequences of the events whose cascades those are of, at most 1000.
+    #[schema(value_type = Vec<Value>)]
+    failed: Vec<Value>,
+}
+
+impl Outcome {
+    /// `before` is the greatest sequence received when the events were not there yet.
+    fn of(instance: &Instance, sequences: &[u64], before: Option<u64>) -> Outcome {
+        if sequences.is_empty() {
+            // Theirs are among those above, and so may be others'.
+            let above = before.map_or(0, |before| before + 1);
+            let known = instance.with_dead_letters(&[(above, u64::MAX)]);
+            return Outcome { dead_letters: known.filter(Vec::is_empty).map(|_| 0), failed: Vec::new() };
+        }
+        let mut sequences = sequences.to_vec();
+        sequences.sort_unstable();
+        sequences.dedup();
+        let known = instance.with_dead_letters(&runs(&sequences).collect::<Vec<_>>());
+        let dead_letters = known.as_ref().map(|known| known.iter().map(|(_, number)| u64::from(*number)).sum());
+        let failed = known.into_iter().flatten().take(MOST_TOLD).map(|(failed, _)| sequence(failed)).collect();
+        Outcome { dead_letters, failed }
+    }
 }
 
 /// An event.
@@ -79,7 +112,7 @@ pub struct EventBody {
         ("timeout" = Option<String>, Query, description = "How long to wait, such as 30s, the default; at most 10m"),
     ),
     responses(
-        (status = 200, body = Accepted, description = "With `wait=settled`: all of it is settled"),
+        (status = 200, body = Accepted, description = "With `wait=settled`: all of it is settled; `dead_letters` says whether all of it succeeded"),
         (status = 202, body = Accepted),
         (status = 400, body = Failure, description = "`bad_event`: names the line; nothing was appended"),
         (status = 409, body = Failure, description = "`no_sequence`: `source.stamp` is `header`, and an event has none; `needs_exactly_once`: what is settled is not known"),
@@ -105,6 +138,7 @@ pub async fn post(
     if wait.is_some() {
         check_counted(&instance)?;
     }
+    let before = instance.standing().received;
     let offsets = instance.append(events, sequences.clone()).await.map_err(refused_by_log)?;
     let accepted = offsets.len();
     let sequences: Vec<u64> = match stamp {
@@ -119,14 +153,18 @@ pub async fn post(
         first_sequence: sequences.first().copied().map(sequence),
         last_sequence: sequences.last().copied().map(sequence),
         ranges: ranges(&sequences),
+        outcome: None,
     };
     let Some(timeout) = wait else { return Ok((StatusCode::ACCEPTED, Json(answer)).into_response()) };
     if settled(&instance, &sequences, timeout).await? {
-        return Ok((StatusCode::OK, Json(answer)).into_response());
+        let outcome = Some(Outcome::of(&instance, &sequences, before));
+        return Ok((StatusCode::OK, Json(Accepted { outcome, ..answer })).into_response());
     }
     let unsettled = |of: &&u64| instance.first_unsettled(&[(**of, **of)]).is_some();
-    let pending: Vec<Value> = sequences.iter().filter(unsettled).take(MOST_PENDING).copied().map(sequence).collect();
-    let error = not_settled("what was sent").with("accepted", answer.accepted).with("ranges", json!(answer.ranges));
+    let pending: Vec<Value> = sequences.iter().filter(unsettled).take(MOST_TOLD).copied().map(sequence).collect();
+    let first = instance.first_unsettled(&runs(&sequences).collect::<Vec<_>>());
+    let error =
+        not_settled("what was sent", first).with("accepted", answer.accepted).with("ranges", json!(answer.ranges));
     let error = error.with("first_sequence", answer.first_sequence).with("last_sequence", answer.last_sequence);
     Err(error.with("pending", pending))
 }

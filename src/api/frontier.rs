@@ -1,25 +1,27 @@
 //! `GET /api/v1/frontier` and `/api/v1/roots/{sequence}`: what is final, and the parameters with which other calls
 //! wait for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::bytes::sequence;
 use super::openapi::Failure;
+use super::places;
 use super::query::{Query, refuse};
-use crate::frontier::{Standing, Unavailable};
+use crate::frontier::{self, Standing, Unavailable};
 use crate::instance::Instance;
 use crate::server::Front;
 use crate::server::error::ApiError;
-use crate::server::limits::LONGEST_WAIT;
-use crate::stamp::Stamp;
+use crate::server::limits::{LONGEST_WAIT, is_forwarded};
+use crate::stamp::{SequenceText, Stamp};
 
 /// How long `wait=settled` waits where no timeout is given.
 const WAIT: Duration = Duration::from_secs(30);
@@ -83,8 +85,13 @@ pub struct Root {
     settled: Option<bool>,
     /// Events of it that are pending, by depth.
     pending: BTreeMap<u8, i32>,
-    /// Retries of its dead letters, each a cascade of its own.
+    /// Events of it that became dead letters: a settled root may have some. Null where that is not known.
+    #[schema(required)]
+    dead_letters: Option<u32>,
+    /// Retries of its dead letters, each a cascade of its own: those that are pending or have dead letters again.
     retries: Vec<Retry>,
+    #[serde(flatten)]
+    places: places::Places,
 }
 
 /// A retry of a dead letter.
@@ -96,9 +103,25 @@ pub struct Retry {
     settled: bool,
     /// Events of it that are pending, by depth.
     pending: BTreeMap<u8, i32>,
+    /// Events of it that became dead letters again; null where that is not known.
+    #[schema(required)]
+    dead_letters: Option<u32>,
 }
 
-/// Whether the cascade of a primary event is done, and what of it is pending.
+impl Retry {
+    fn all(root: &mut frontier::Root) -> Vec<Retry> {
+        let dead = root.dead_letters.iter().flatten().map(|(retry, _)| *retry).filter(|retry| *retry > 0);
+        let numbers: BTreeSet<u32> = root.retries.keys().copied().chain(dead).collect();
+        let one = |retry| {
+            let pending = root.retries.remove(&retry).unwrap_or_default();
+            let dead_letters = root.dead_letters.as_ref().map(|by_retry| by_retry.get(&retry).copied().unwrap_or(0));
+            Retry { retry, settled: pending.is_empty(), pending, dead_letters }
+        };
+        numbers.into_iter().map(one).collect()
+    }
+}
+
+/// Whether the cascade of a primary event is done; what of it is pending, and where.
 #[utoipa::path(
     get,
     path = "/api/v1/roots/{sequence}",
@@ -113,22 +136,26 @@ pub async fn root(
     State(front): State<Front>,
     Path(text): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Root>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     Query::parse(query.as_deref(), &[])?;
     let number = read_sequence(&text)?;
     let instance = front.instance()?;
-    let Some(root) = instance.root(number) else {
+    if is_forwarded(&headers) {
+        return Ok(Json(places::here(&instance, number).await).into_response());
+    }
+    let Some(mut root) = instance.root(number) else {
         let message = format!("no primary event of the sequence {text} has been received");
         return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_root", message)
             .hint("GET /api/v1/frontier tells the greatest sequence received"));
     };
-    let retry = |(retry, pending)| Retry { retry, settled: false, pending };
-    Ok(Json(Root {
-        sequence: sequence(number),
-        settled: root.settled,
-        pending: root.pending,
-        retries: root.retries.into_iter().map(retry).collect(),
-    }))
+    let pending = root.retries.values().chain([&root.pending]).flat_map(BTreeMap::values);
+    let pending = pending.map(|number| u64::try_from(*number).unwrap_or(0)).sum();
+    let places = places::everywhere(&front, &instance, number, pending).await;
+    let retries = Retry::all(&mut root);
+    let dead_letters = root.dead_letters.map(|by_retry| by_retry.get(&0).copied().unwrap_or(0));
+    let (sequence, settled, pending) = (sequence(number), root.settled, root.pending);
+    Ok(Json(Root { sequence, settled, pending, dead_letters, retries, places }).into_response())
 }
 
 fn read_sequence(text: &str) -> Result<u64, ApiError> {
@@ -166,10 +193,11 @@ pub fn check_counted(instance: &Instance) -> Result<(), ApiError> {
     }
 }
 
-/// 504: the time is over.
-pub fn not_settled(what: &str) -> ApiError {
+/// 504: the time is over. `root` is one that is not settled, if one is known.
+pub fn not_settled(what: &str, root: Option<u64>) -> ApiError {
+    let place = root.map_or_else(|| "{sequence}".into(), |root| SequenceText(root).to_string());
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "not_settled", format!("{what} is not settled yet"))
-        .hint("wait for longer with timeout=…; /api/v1/frontier and /api/v1/roots/{sequence} tell what is pending")
+        .hint(format!("wait for longer with timeout=…; GET /api/v1/roots/{place} tells where its pending events are"))
 }
 
 #[cfg(test)]

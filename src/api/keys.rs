@@ -153,7 +153,9 @@ async fn settled(instance: &Instance, timeout: Duration) -> Result<(), ApiError>
         instance.settled(&received).await;
         Ok(())
     };
-    tokio::time::timeout(timeout, all).await.unwrap_or_else(|_| Err(not_settled("all that had been received")))
+    tokio::time::timeout(timeout, all)
+        .await
+        .unwrap_or_else(|_| Err(not_settled("all that had been received", instance.standing().oldest_unsettled)))
 }
 
 /// To another instance, which then looks the owner up anew.

@@ -19,6 +19,7 @@ enum Exit {
     Failed = 1,
     Misused = 2,
     Different = 3,
+    DeadLetters = 4,
     Interrupted = 130,
 }
 
@@ -36,6 +37,11 @@ impl CliError {
     /// Exit code 3: `verify` found a difference.
     pub fn different(message: impl Into<String>) -> CliError {
         CliError { exit: Exit::Different, message: message.into(), hint: String::new() }
+    }
+
+    /// Exit code 4: what was sent is settled, but not all of it succeeded, as far as is known.
+    pub fn dead_letters(message: impl Into<String>) -> CliError {
+        CliError { exit: Exit::DeadLetters, message: message.into(), hint: String::new() }
     }
 
     /// Exit code 130: Ctrl-C ended it; nothing is said.

@@ -20,6 +20,9 @@ use crate::sequencer::format;
 /// A request is sent when it has this many bytes; the server takes 8 MiB.
 const REQUEST_BYTES: usize = 2 << 20;
 
+/// So many sequences with dead letters are named.
+const NAMED: usize = 10;
+
 /// What `send` takes.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
@@ -30,7 +33,7 @@ pub struct SendOptions {
     /// Lines with KEY:ACTION or JSON events; - is standard input.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Wait until the cascades of what was sent are settled.
+    /// Wait until the cascades of what was sent are settled; exit code 4 when they have dead letters.
     #[arg(long)]
     wait: bool,
     /// How long to wait, such as 30s.
@@ -45,13 +48,18 @@ struct Sent {
     first: Value,
     last: Value,
     ranges: Vec<Value>,
+    /// Of those that were waited for: how many dead letters there are, where that is known.
+    dead_letters: Option<u64>,
+    /// The sequences with dead letters, or some of them.
+    failed: Vec<Value>,
     /// What is sent is to be settled by then.
     until: Option<Instant>,
 }
 
 /// Sends the events, those of the command line first.
 pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: Output) -> Result<(), CliError> {
-    let mut sent = Sent { until: options.wait.then(|| clock::now() + options.timeout), ..Sent::default() };
+    let mut sent =
+        Sent { until: options.wait.then(|| clock::now() + options.timeout), dead_letters: Some(0), ..Sent::default() };
     let mut body = Vec::new();
     for text in &options.events {
         let event = parse(text.as_bytes(), encoding)
@@ -80,7 +88,8 @@ pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: 
         }
     }
     sent.flush(client, &mut body)?;
-    sent.print(output)
+    sent.print(output)?;
+    if options.wait { sent.judge() } else { Ok(()) }
 }
 
 fn parse(text: &[u8], encoding: Encoding) -> Result<Event, String> {
@@ -122,27 +131,57 @@ impl Sent {
         }
         self.last = answer["last_sequence"].take();
         self.accepted += answer["accepted"].as_u64().unwrap_or_default();
-        if let Some(ranges) = answer["ranges"].as_array_mut() {
-            self.ranges.append(ranges);
+        for (name, all) in [("ranges", &mut self.ranges), ("failed", &mut self.failed)] {
+            if let Some(more) = answer[name].as_array_mut() {
+                all.append(more);
+            }
+        }
+        if self.until.is_some() {
+            let more = answer["dead_letters"].as_u64();
+            self.dead_letters = self.dead_letters.and_then(|known| Some(known + more?));
         }
         Ok(())
     }
 
-    fn print(self, output: Output) -> Result<(), CliError> {
-        let Sent { accepted, first, last, ranges, until } = self;
+    fn print(&self, output: Output) -> Result<(), CliError> {
+        let Sent { accepted, first, last, ranges, dead_letters, failed, until } = self;
         let settled = if until.is_some() { ", settled" } else { "" };
         match output {
-            Output::Json => output::json(
-                &json!({ "accepted": accepted, "first_sequence": first, "last_sequence": last, "ranges": ranges }),
-            ),
-            Output::Table if accepted == 1 => {
-                output::line(&format!("accepted 1 event, sequence {}{settled}", cell(&first)))
+            Output::Json => {
+                let mut all =
+                    json!({ "accepted": accepted, "first_sequence": first, "last_sequence": last, "ranges": ranges });
+                if until.is_some() {
+                    (all["dead_letters"], all["failed"]) = (json!(dead_letters), json!(failed));
+                }
+                output::json(&all)
+            }
+            Output::Table if *accepted == 1 => {
+                output::line(&format!("accepted 1 event, sequence {}{settled}", cell(first)))
             }
             Output::Table => output::line(&format!(
                 "accepted {accepted} events, sequences {} to {}{settled}",
-                cell(&first),
-                cell(&last)
+                cell(first),
+                cell(last)
             )),
+        }
+    }
+
+    /// Settled is not succeeded.
+    fn judge(&self) -> Result<(), CliError> {
+        let hint = "tidegate dead-letters list tells which events they are, and why";
+        match self.dead_letters {
+            Some(0) => Ok(()),
+            Some(number) => {
+                let mut places: Vec<String> = self.failed.iter().take(NAMED).map(cell).collect();
+                places.extend((self.failed.len() > NAMED).then(|| "…".into()));
+                let letters = if number == 1 { "1 dead letter".into() } else { format!("{number} dead letters") };
+                let message = format!("{letters} in the cascades of what was sent: sequences {}", places.join(", "));
+                Err(CliError::dead_letters(message).hint(hint))
+            }
+            None => {
+                let message = "whether all that was sent succeeded is not known: there are new dead letters";
+                Err(CliError::dead_letters(message).hint(hint))
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::cascades::{self, Cascades, Pending};
+use super::dead_letters::DeadLetters;
 use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
@@ -51,6 +52,8 @@ pub struct Standing {
     pub oldest_since_ms: Option<i64>,
     /// Why the frontier is not known.
     pub unavailable: Option<Unavailable>,
+    /// How many entries all that is known takes: memory grows with them.
+    pub entries: usize,
 }
 
 /// What is known of one root.
@@ -62,6 +65,9 @@ pub struct Root {
     pub pending: BTreeMap<u8, i32>,
     /// The retries of its dead letters that are not settled, each a cascade of its own.
     pub retries: BTreeMap<u32, BTreeMap<u8, i32>>,
+    /// Events that became dead letters, where some did, by retry; 0 is the original cascade. `None` where that is not
+    /// known.
+    pub dead_letters: Option<BTreeMap<u32, u32>>,
 }
 
 /// The fold over `<app>-progress`.
@@ -71,6 +77,8 @@ pub struct Book {
     pub(super) originals: Cascades,
     /// Retries and replays, by (sequence, generation, retry).
     pub(super) others: BTreeMap<(u64, u32, u32), Pending>,
+    /// What became a dead letter.
+    pub(super) dead_letters: DeadLetters,
     /// By epoch: the sequence behind the greatest that was received, and where its sequences are from.
     pub(super) epochs: BTreeMap<u8, Epoch>,
     /// With `header`: the sequences that came, as runs. Where they come in order they are all those below the end.
@@ -109,6 +117,13 @@ impl Book {
                     self.add_others(first, length, counts, depth);
                 }
             }
+        }
+        for letters in &progress.dead_letters {
+            // A source record that is no event has come, too.
+            if (letters.generation, letters.retry) == (0, 0) {
+                expand_runs(&letters.runs).for_each(|(first, length)| self.came.add(first, length));
+            }
+            self.dead_letters.add(letters);
         }
         progress.source_positions.iter().for_each(|at| self.received(at, at_ms));
         let topics = progress.topics.iter();
@@ -157,7 +172,8 @@ impl Book {
         }
         let oldest_unsettled = self.originals.first();
         let oldest_since_ms = oldest_unsettled.and_then(|oldest| self.times.of(oldest));
-        let known = Standing { received, unsettled, oldest_unsettled, oldest_since_ms, ..Standing::default() };
+        let entries = self.entries();
+        let known = Standing { received, unsettled, oldest_unsettled, oldest_since_ms, entries, ..Standing::default() };
         match self.epochs.last_key_value() {
             Some((_, epoch)) if !epoch.is_ordered => Standing { unavailable: Some(Unavailable::NeedsMark), ..known },
             _ => Standing { frontier: self.frontier(), ..known },
@@ -183,7 +199,22 @@ impl Book {
         let settled = if pending.is_empty() { received } else { Some(false) }.filter(|_| !self.uncounted);
         let retries = self.others.range((sequence, 0, 1)..=(sequence, 0, u32::MAX));
         let retries = retries.map(|((_, _, retry), pending)| (*retry, by_depth(pending))).collect();
-        Some(Root { settled, pending, retries })
+        let dead_letters = self.dead_letters.of(sequence).filter(|_| !self.uncounted);
+        Some(Root { settled, pending, retries, dead_letters })
+    }
+
+    /// Of these sequences, first and last each, those whose original cascades have dead letters, and how many; `None`
+    /// where that is not known of all of them.
+    pub fn with_dead_letters(&self, ranges: &[(u64, u64)]) -> Option<Vec<(u64, u32)>> {
+        if self.uncounted {
+            return None;
+        }
+        let within = ranges.iter().map(|&(first, last)| self.dead_letters.within(first, last));
+        within.collect::<Option<Vec<_>>>().map(|found| found.concat())
+    }
+
+    fn entries(&self) -> usize {
+        self.originals.runs() + self.others.len() + self.came.len() + self.dead_letters.len()
     }
 
     /// Whether a root was received; `None` where that is not known any more.
@@ -276,7 +307,10 @@ mod tests {
         take(&mut book, (0..10).map(|n| Count::consumed(&root(0, n), 0)).collect(), None);
         let standing = book.standing();
         assert_eq!((standing.frontier, standing.oldest_unsettled, standing.unsettled), (Some(3), Some(4), 1));
-        assert_eq!(book.root(4).unwrap(), Root { settled: Some(false), pending: [(1, 2)].into(), retries: [].into() });
+        assert_eq!(
+            book.root(4).unwrap(),
+            Root { settled: Some(false), pending: [(1, 2)].into(), dead_letters: Some([].into()), ..Root::default() }
+        );
         assert_eq!(book.root(5).unwrap().settled, Some(true));
         assert_eq!(book.root(12), None);
         assert_eq!(book.first_unsettled(&[(0, 3), (5, 9)]), None);
@@ -318,6 +352,26 @@ mod tests {
         assert_eq!(book.root(0).unwrap().retries, [(1, [(0, 1)].into())].into());
         take(&mut book, vec![Count::consumed(&root(0, 0), 1)], None);
         assert_eq!(book.root(0).unwrap().retries, [].into());
+    }
+
+    #[test]
+    fn a_settled_root_tells_its_dead_letters() {
+        let mut book = Book::default();
+        let dead = |n: u64, retry| counts::dead_letters::one(&root(0, n), retry);
+        let mut fail = |counts, dead_letters| {
+            let told = proto::Progress { dead_letters, source_positions: vec![at(9, 0)], ..Default::default() };
+            counts::records(counts, told).iter().for_each(|record| book.take(record, 1));
+        };
+        fail((1..4).map(|n| Count::produced(&root(0, n), 0)).collect(), vec![dead(0, 0)]);
+        fail((1..4).map(|n| Count::consumed(&root(0, n), 0)).collect(), vec![dead(2, 0), dead(2, 0), dead(3, 1)]);
+        assert_eq!(book.standing().frontier, Some(8), "what failed is done");
+        let told = |n| book.root(n).unwrap().dead_letters.unwrap();
+        assert_eq!(
+            (told(0), told(1), told(2), told(3)),
+            ([(0, 1)].into(), [].into(), [(0, 2)].into(), [(1, 1)].into())
+        );
+        assert_eq!(book.with_dead_letters(&[(0, 1), (2, 8)]), Some(vec![(0, 1), (2, 2)]), "retries are on their own");
+        assert_eq!(book.with_dead_letters(&[(1, 1), (3, 8)]), Some(vec![]));
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl Cascades {
         self.runs.iter().map(|(first, run)| (*first, run.end, &run.pending[..]))
     }
 
+    /// How many runs there are.
+    pub(super) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// How many roots have something pending.
     pub(super) fn roots(&self) -> u64 {
         self.roots

@@ -45,6 +45,11 @@ impl Runs {
         (self.runs.iter().map(|(first, end)| (*first, *end)), self.floor)
     }
 
+    /// How many runs there are.
+    pub(super) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
     /// Whether it holds `sequence`; `None` = it is not known any more.
     pub(super) fn holds(&self, sequence: u64) -> Option<bool> {
         let run = self.runs.range(..=sequence).next_back();

@@ -28,13 +28,20 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     }
     for ((generation, retry, pending), runs) in shapes {
         let deltas: Vec<i64> = pending.iter().map(|number| i64::from(*number)).collect();
-        parts.place(&runs, |part, runs| {
+        parts.place(&runs, 1 + deltas.len(), |part, runs| {
             part.counts.push(proto::Counts { generation, retry, first_depth: 0, deltas: deltas.clone(), runs });
         });
     }
     let (came, came_from) = book.came.told();
     let came: Vec<(u64, u64)> = came.collect();
-    parts.place(&came, |part, runs| part.came_runs.extend(runs));
+    parts.place(&came, 0, |part, runs| part.came_runs.extend(runs));
+    let (dead_letters, known_from) = book.dead_letters.told();
+    for ((generation, retry, number), runs) in dead_letters {
+        parts.place(&runs, 1, |part, runs| {
+            let letters = proto::DeadLetters { generation, retry, number, runs };
+            part.dead_letters.get_or_insert_default().roots.push(letters);
+        });
+    }
     let epoch = |(number, epoch): (&u8, &Epoch)| proto::Epoch {
         epoch: u32::from(*number),
         end: epoch.end,
@@ -46,6 +53,7 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     parts[0].topics = book.topic_ids.iter().map(topic).collect();
     parts[0].source_positions = book.positions.values().cloned().collect();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
+    parts[0].dead_letters.get_or_insert_default().from = known_from;
     let count = parts.len() as u32;
     for (number, part) in (0..).zip(&mut parts) {
         (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
@@ -63,13 +71,15 @@ struct Parts {
 }
 
 impl Parts {
-    /// Gives `put` a part and the runs that there is room for in it, as pairs (gap, length), until all are placed.
-    fn place(&mut self, mut runs: &[(u64, u64)], mut put: impl FnMut(&mut proto::Snapshot, Vec<u64>)) {
+    /// Gives `put` a part and the runs that there is room for in it, as pairs (gap, length), until all are placed. What
+    /// is put beside the runs takes the room of so many of them as `weight` says.
+    fn place(&mut self, mut runs: &[(u64, u64)], weight: usize, mut put: impl FnMut(&mut proto::Snapshot, Vec<u64>)) {
         while !runs.is_empty() {
-            if self.room == 0 {
+            if self.room <= weight {
                 self.parts.push(proto::Snapshot::default());
-                self.room = self.runs_per_part;
+                self.room = self.runs_per_part.max(weight + 1);
             }
+            self.room -= weight;
             let (now, later) = runs.split_at(self.room.min(runs.len()));
             (self.room, runs) = (self.room - now.len(), later);
             let ends = std::iter::once(0).chain(now.iter().map(|(_, end)| *end));
@@ -130,6 +140,10 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         }
         expand_runs(&part.came_runs).for_each(|(first, length)| book.came.add(first, length));
         book.came.forget_below(part.came_from);
+        if let Some(known) = &part.dead_letters {
+            book.dead_letters.forget_below(known.from);
+            known.roots.iter().for_each(|letters| book.dead_letters.add(letters));
+        }
     }
     book
 }
@@ -139,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::counts::{self, Count};
+    use crate::counts::{self, Count, dead_letters};
     use crate::stamp::Stamp;
 
     fn progress(changes: &[(u8, u64, u32, i8)], position: i64, stamp: &str) -> Vec<proto::Progress> {
@@ -160,7 +174,10 @@ mod tests {
             greatest: Some(position as u64),
             ..Default::default()
         };
-        counts::records(counts.collect(), proto::Progress { source_positions: vec![at], ..Default::default() })
+        let dead = changes.iter().filter(|(.., change)| *change > 1);
+        let dead = dead.map(|&(epoch, sequence, retry, _)| dead_letters::one(&Stamp::root(epoch % 2, sequence), retry));
+        let told = proto::Progress { source_positions: vec![at], dead_letters: dead.collect(), ..Default::default() };
+        counts::records(counts.collect(), told)
     }
 
     proptest! {
@@ -187,6 +204,7 @@ mod tests {
                         prop_assert_eq!(rest.root((epoch << 56) | sequence), whole.root((epoch << 56) | sequence));
                     }
                 }
+                prop_assert_eq!(rest.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]), whole.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]));
                 prop_assert_eq!(rest.position("t", 0), whole.position("t", 0));
                 for record in progress(&after, 25, stamp) {
                     whole.take(&record, 9000);
@@ -199,7 +217,9 @@ mod tests {
     #[test]
     fn a_large_one_has_parts_of_which_none_counts_alone() {
         let mut whole = Book::default();
-        for sequence in 0..60_000 {
+        // Beside the runs stands what is pending of them, once in each part.
+        let roots = (30_000u64 - 2) * 2;
+        for sequence in 0..roots {
             whole.originals.add(sequence * 2, 1, 0, &[1]);
         }
         let parts = write(&whole, 9, "me", 30_000);
@@ -210,6 +230,6 @@ mod tests {
         assert!(assembly.take(proto::Snapshot { writer: "another".into(), ..parts[0].clone() }).is_none());
         let (_, complete) = assembly.take(parts[0].clone()).unwrap();
         let read = read(&complete);
-        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (60_000, Some(0)));
+        assert_eq!((read.standing().unsettled, read.standing().oldest_unsettled), (roots, Some(0)));
     }
 }

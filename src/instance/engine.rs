@@ -101,6 +101,8 @@ pub enum Input {
     Sources(Vec<TopicPartition>),
     /// Something about a part of the work is wrong, or (`None`) is well again.
     Trouble(String, Option<String>),
+    /// Whether too many roots are unsettled: the sources pause until it is over.
+    Crowded(bool),
     /// A door wants to know something; an [`Input::Awake`] goes before it.
     Question(Question),
     /// The loop is at work at this moment of the clock that runs during suspends ([`crate::clock::boot`]).
@@ -207,6 +209,8 @@ pub struct Engine<C> {
     troubles: BTreeMap<String, String>,
     disk: Disk,
     awake: Awake,
+    /// Too many roots are unsettled.
+    crowded: bool,
     /// Questions that wait for the transaction under way.
     parked: Vec<Question>,
     totals: Totals,
@@ -243,6 +247,7 @@ impl<C: Calls> Engine<C> {
             troubles: BTreeMap::new(),
             disk: Disk::default(),
             awake: Awake::default(),
+            crowded: false,
             parked: Vec::new(),
             totals: Totals::default(),
             effects: Vec::new(),
@@ -263,6 +268,7 @@ impl<C: Calls> Engine<C> {
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),
+            Input::Crowded(is_crowded) => self.crowded = is_crowded,
             Input::Question(question) => self.question(question, now),
             Input::Awake(boot) => self.awake.seen(boot),
             Input::Tick => self.retry_due(now),

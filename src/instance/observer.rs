@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::crowd::Crowd;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
@@ -100,6 +101,8 @@ pub struct Reading<'a> {
     pub purges: bool,
     /// Takes what keeps it from reading; `None` = nothing.
     pub report: &'a dyn Fn(Option<LogError>),
+    /// Is told whether too many roots are unsettled.
+    pub crowded: &'a dyn Fn(bool),
     /// Whether the instance stops.
     pub stopping: &'a dyn Fn() -> bool,
 }
@@ -140,14 +143,18 @@ impl Reading<'_> {
     /// Reads on until the instance stops.
     pub(super) fn run(&self) {
         let mut place = Place::default();
-        let mut stuck = Stuck::default();
+        let (mut stuck, mut crowd) = (Stuck::default(), Crowd::default());
         while !(self.stopping)() {
             if let Err(error) = self.step(&mut place) {
                 tracing::warn!("what is settled is not known for the moment: {error}");
                 (self.report)(Some(error));
                 clock::sleep(RETRY);
             }
-            stuck.tell(&self.observer.standing());
+            let standing = self.observer.standing();
+            stuck.tell(&standing);
+            if let Some(is_crowded) = crowd.look(standing.entries, standing.unsettled) {
+                (self.crowded)(is_crowded);
+            }
         }
     }
 
@@ -275,8 +282,8 @@ impl Stuck {
             tracing::warn!(
                 root,
                 unsettled,
-                "a root is not settled for long, and nothing above it counts as final: GET /api/v1/roots/{root} and \
-                 /api/v1/in-flight tell what of it is pending"
+                "a root is not settled for long, and nothing above it counts as final: GET /api/v1/roots/{root} tells \
+                 where it is pending, and why"
             );
         }
     }
@@ -334,6 +341,7 @@ mod tests {
             writes: &|| writes,
             purges: true,
             report: &report,
+            crowded: &|_| {},
             stopping: &stopping,
         };
         reading.run();
@@ -377,6 +385,7 @@ mod tests {
             writes: &|| false,
             purges: false,
             report: &|_| {},
+            crowded: &|_| {},
             stopping: &|| false,
         };
         let mut place = Place::default();

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::engine::Question;
 use super::observer::Observer;
-use super::view::Lookup;
+use super::view::{Lookup, Places};
 use super::{Instance, blocking};
 use crate::frontier::{Book, Root, Standing};
 use crate::log::{Isolation, Log, LogError, TopicPartition};
@@ -33,6 +34,18 @@ impl Instance {
     /// What is known of one root; `None` = it was never received.
     pub fn root(&self, sequence: u64) -> Option<Root> {
         self.observer().root(sequence)
+    }
+
+    /// Where the pending events of a root's cascades are on this instance, at most `limit` of them.
+    pub async fn places(&self, sequence: u64, limit: usize) -> Places {
+        let found = self.ask(|answer| Question::Places(sequence, limit, answer)).await.unwrap_or_default();
+        found.into_iter().fold(Places::default(), |all, more| all.and(more, limit))
+    }
+
+    /// Of these sequences, first and last each, those whose cascades have dead letters, and how many; `None` where that
+    /// is not known of all of them.
+    pub fn with_dead_letters(&self, ranges: &[(u64, u64)]) -> Option<Vec<(u64, u32)>> {
+        self.observer().book().with_dead_letters(ranges)
     }
 
     fn observer(&self) -> &Observer {

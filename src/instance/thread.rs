@@ -154,6 +154,11 @@ impl EngineThread {
         let _ = self.questions.send(Input::Trouble(what.to_owned(), text));
     }
 
+    /// Whether too many roots are unsettled.
+    pub(super) fn crowded(&self, is_crowded: bool) {
+        let _ = self.questions.send(Input::Crowded(is_crowded));
+    }
+
     /// The source topics have these partitions now.
     pub(super) fn sources_are(&self, partitions: Vec<TopicPartition>) {
         let _ = self.questions.send(Input::Sources(partitions));

@@ -46,6 +46,11 @@ impl Threads {
         self.0.iter().take(told).for_each(|thread| thread.trouble(what, text.clone()));
     }
 
+    /// Whether too many roots are unsettled.
+    pub(super) fn crowded(&self, is_crowded: bool) {
+        self.0.iter().for_each(|thread| thread.crowded(is_crowded));
+    }
+
     /// The source topics have been looked at.
     pub(super) fn sources_are(&self, partitions: &[TopicPartition]) {
         self.0.iter().for_each(|thread| thread.sources_are(partitions.to_vec()));

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::entry::Entry;
+use crate::stamp::Stamp;
+use crate::task::queue::Doing;
 
 /// A task's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,47 @@ pub struct InFlight {
     pub age_ms: u64,
     /// What the last try said.
     pub last_error: Option<String>,
+}
+
+/// One pending event of a cascade.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The partition of its key.
+    pub partition: i32,
+    /// Its key.
+    pub key: Bytes,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// 0: the original cascade; n: the n-th retry of a dead letter.
+    pub retry: u32,
+    /// What it does.
+    pub doing: Doing,
+    /// The current or next try, from 1.
+    pub attempt: u32,
+    /// Since it was read, in milliseconds.
+    pub age_ms: u64,
+    /// What the last try said.
+    pub last_error: Option<String>,
+}
+
+/// Where pending events of a cascade are, on one instance.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The partitions that this is of.
+    pub partitions: BTreeSet<i32>,
+    /// Those that make it wait first.
+    pub places: Vec<Place>,
+}
+
+impl Places {
+    /// Both together, with at most `limit` places.
+    pub fn and(mut self, more: Places, limit: usize) -> Places {
+        self.partitions.extend(more.partitions);
+        self.places.extend(more.places);
+        self.places.sort_by(|a, b| (a.doing, &a.stamp).cmp(&(b.doing, &b.stamp)));
+        self.places.truncate(limit);
+        self
+    }
 }
 
 /// The answer to a question for one key.

@@ -4,10 +4,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Append, Headers, NewRecord, TopicPartition};
 use crate::cause::Cause;
-use crate::counts::Count;
+use crate::counts::{Count, dead_letters};
 use crate::dead_letter::{self, Reason};
 use crate::event::StampedEvent;
 use crate::proto::{self, Origin};
+use crate::stamp::Stamp;
 use crate::topics::{Topics, partition_of};
 
 /// How much memory the encoded values share at a time.
@@ -71,7 +72,8 @@ impl Outbox {
         });
     }
 
-    /// Appends a source record that is no event, with its original bytes.
+    /// Appends a source record that is no event, with its original bytes. One that has a place in the order is told of
+    /// by [`Outbox::is_dead`], too.
     pub fn refuse_record(&mut self, key: Option<Bytes>, value: Option<Bytes>, reason: &Reason, origin: &Origin) {
         let mut headers = dead_letter::headers(reason, origin, None);
         let value = value.map(|value| {
@@ -92,6 +94,12 @@ impl Outbox {
         let headers = dead_letter::headers(reason, origin, Some((&event.stamp, attempts)));
         let record = NewRecord { key: Some(event.event.key.clone()), value: Some(value), headers };
         self.put_dead_letter(record, reason.cause);
+        self.is_dead(&event.stamp, event.retry);
+    }
+
+    /// Tells in `<app>-progress` that what has this stamp became a dead letter.
+    pub fn is_dead(&mut self, stamp: &Stamp, retry: u32) {
+        self.told.dead_letters.push(dead_letters::one(stamp, retry));
     }
 
     fn put_dead_letter(&mut self, record: NewRecord, cause: Cause) {

@@ -40,6 +40,17 @@ pub enum Holder {
     Backoff(Queued),
 }
 
+/// What an event that is read and not done does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doing {
+    /// It waits for its retry.
+    Retrying,
+    /// Its handler runs.
+    Running,
+    /// It waits behind another one of its key, or for a free place.
+    Waiting,
+}
+
 #[derive(Debug)]
 struct KeyQueue {
     holder: Holder,
@@ -154,10 +165,21 @@ impl KeyedQueue {
         })
     }
 
+    /// All events, each with what it does.
+    pub fn all(&self) -> impl Iterator<Item = (Doing, &Queued)> {
+        self.keys.values().flat_map(|queue| {
+            let holder = match &queue.holder {
+                Holder::InLine => None,
+                Holder::Running(queued) => Some((Doing::Running, queued)),
+                Holder::Backoff(queued) => Some((Doing::Retrying, queued)),
+            };
+            holder.into_iter().chain(queue.waiting.values().map(|queued| (Doing::Waiting, queued)))
+        })
+    }
+
     /// What the events take in memory, in bytes, roughly.
     pub fn weight(&self) -> usize {
-        let waiting = self.keys.values().flat_map(|queue| queue.waiting.values());
-        self.held().chain(waiting).map(|queued| queued.event.weight()).sum()
+        self.all().map(|(_, queued)| queued.event.weight()).sum()
     }
 }
 

@@ -34,7 +34,9 @@ fn waiting_ends_with_the_whole_cascade() {
     assert_eq!((&standing["frontier"], &standing["unsettled"]), (&json!(0), &json!(0)), "{standing}");
     assert_eq!(instance.get("/api/v1/status").1["frontier"], 0);
     let (_, root) = instance.get("/api/v1/roots/0");
-    assert_eq!(root, json!({ "sequence": 0, "settled": true, "pending": {}, "retries": [] }));
+    let done = json!({ "sequence": 0, "settled": true, "pending": {}, "dead_letters": 0, "retries": [],
+                       "places": [], "unplaced": 0, "silent": [] });
+    assert_eq!(root, done);
     assert_eq!(instance.get("/api/v1/roots/1").1["error"]["code"], "unknown_root");
 }
 
@@ -57,6 +59,8 @@ fn a_root_that_is_pending_holds_the_frontier_and_those_who_wait() {
     let (_, root) = instance.get("/api/v1/roots/0");
     assert_eq!(root["settled"], false, "{root}");
     assert_eq!(root["pending"].as_object().unwrap().values().map(|n| n.as_i64().unwrap()).sum::<i64>(), 1, "{root}");
+    let places = root["places"].as_array().unwrap().len() as u64 + root["unplaced"].as_u64().unwrap();
+    assert_eq!((places, &root["silent"]), (1, &json!([])), "{root}");
 
     // Whoever waits too shortly is told what is missing; what was sent is accepted all the same.
     let (status, answer) = instance.post_to("/api/v1/events?wait=settled&timeout=50ms", JSON, cascade("b", 400, "x"));
@@ -66,6 +70,7 @@ fn a_root_that_is_pending_holds_the_frontier_and_those_who_wait() {
         "{answer}"
     );
     assert_eq!((&answer["accepted"], &answer["ranges"]), (&json!(1), &json!([[2, 2]])), "{answer}");
+    assert!(answer["error"]["hint"].as_str().unwrap().contains("/api/v1/roots/2 "), "where to look: {answer}");
     assert_eq!(instance.get("/api/v1/keys/slow-last?wait=settled&timeout=1ms").1["error"]["code"], "not_settled");
 
     let (status, held) = instance.get("/api/v1/keys/slow-last?wait=settled&timeout=20s");
@@ -73,6 +78,80 @@ fn a_root_that_is_pending_holds_the_frontier_and_those_who_wait() {
     assert_eq!(instance.get("/api/v1/keys/b-last").1["value"], "x", "all that was received is settled");
     let (_, standing) = instance.get("/api/v1/frontier");
     assert_eq!((&standing["frontier"], &standing["unsettled"]), (&json!(2), &json!(0)), "{standing}");
+}
+
+#[test]
+fn settled_is_not_succeeded() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "handler.retry.attempts=1"]);
+    let fail = json!({ "fail": { "times": 9, "how": "reject" } });
+    let child = |key: &str| json!({ "key": key, "action": "ADD", "payload": fail });
+    let parent = json!({ "key": "p", "action": "ADD", "payload": { "spawn": [child("x"), child("y")] } });
+    let lines = format!("{}\n{parent}\n{}\n", cascade("a", 0, "x"), child("z"));
+    let (status, answer) = instance.post_to("/api/v1/events?wait=settled", "application/x-ndjson", lines);
+    let told = (status, &answer["dead_letters"], &answer["failed"]);
+    assert_eq!(told, (200, &json!(3), &json!([1, 2])), "{answer}");
+    let dead = |n| instance.get(&format!("/api/v1/roots/{n}")).1["dead_letters"].clone();
+    assert_eq!((dead(0), dead(1), dead(2)), (json!(0), json!(2), json!(1)));
+
+    let (_, answer) = instance.post_to("/api/v1/events?wait=settled", JSON, cascade("b", 0, "x"));
+    assert_eq!((&answer["dead_letters"], &answer["failed"]), (&json!(0), &json!([])), "{answer}");
+    // What the command line makes of it.
+    let ended = instance.command_with(&["send", "--file", "-", "--wait"], &parent.to_string());
+    assert_eq!(ended.out, "accepted 1 event, sequence 4, settled\n");
+    let said = ended.failed(4);
+    assert!(said.contains("2 dead letters in the cascades of what was sent: sequences 4"), "{said}");
+    let told = instance.command_with(&["--output", "json", "send", "--file", "-", "--wait"], &parent.to_string());
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!((&told["dead_letters"], &told["failed"]), (&json!(2), &json!([5])));
+    assert_eq!(instance.command(&["send", "--wait", "1:ADD"]).ok(), "accepted 1 event, sequence 6, settled\n");
+    let told = instance.command(&["frontier", "--root", "1"]).ok();
+    assert_eq!(told, "root 1: settled, 0 pending, dead letters: 2\n");
+    instance.kill();
+    let instance = Running::start(folder.path(), &[]);
+    eventually("known again", || (instance.get("/api/v1/frontier").1["frontier"] == 6).then_some(()));
+    assert_eq!(instance.get("/api/v1/roots/1").1["dead_letters"], 2);
+}
+
+#[test]
+fn a_root_that_hangs_is_found() {
+    let folder = tempdir().unwrap();
+    let retries = ["--set", "handler.retry.initial=60s", "--set", "handler.retry.max=60s"];
+    let instance = Running::start(folder.path(), &retries);
+    let fail = json!({ "key": "hangs", "action": "ADD", "payload": { "fail": { "times": 1, "how": "retry" } } });
+    let behind = json!({ "key": "hangs", "action": "REMOVE" });
+    let works = json!({ "key": "works", "action": "ADD", "payload": { "work_ms": 20_000 } });
+    let spawn = json!({ "key": "p", "action": "ADD", "payload": { "spawn": [behind, works, fail] } });
+    instance.send(&format!("{fail}\n{spawn}"));
+    let root = eventually("all of it is read", || {
+        let (_, root) = instance.get("/api/v1/roots/1");
+        (root["pending"] == json!({ "1": 3 }) && root["unplaced"] == 0).then_some(root)
+    });
+    let told = |place: &Value| ["state", "stamp", "key"].map(|name| place[name].as_str().unwrap().to_owned()).join(" ");
+    let places: Vec<String> = root["places"].as_array().unwrap().iter().map(told).collect();
+    assert_eq!(places, ["running 1/1 works", "waiting 1/0 hangs", "waiting 1/2 hangs"], "{root}");
+    let (_, root) = instance.get("/api/v1/roots/0");
+    let place = &root["places"][0];
+    assert_eq!(
+        (&place["state"], &place["attempt"], &place["depth"]),
+        (&json!("retrying"), &json!(2), &json!(0)),
+        "{root}"
+    );
+    assert_eq!((&place["instance"], &place["retry"]), (&json!("one"), &json!(0)), "{root}");
+    assert!(place["last_error"].as_str().unwrap().contains("the script fails try 1"), "{root}");
+    // The command line leads there.
+    let told = instance.command(&["frontier"]).ok();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].starts_with("frontier -   received 1   unsettled 2   oldest 0"), "{told}");
+    assert_eq!(lines[1], "root 0: not settled, 1 pending", "{told}");
+    assert!(
+        lines[3].contains("hangs") && lines[3].contains("retrying") && lines[3].contains("the script fails"),
+        "{told}"
+    );
+    let all: Value =
+        serde_json::from_str(&instance.command(&["--output", "json", "frontier", "--root", "1"]).ok()).unwrap();
+    assert_eq!(all["places"].as_array().unwrap().len(), 3);
+    assert!(instance.command(&["frontier", "--root", "7"]).failed(1).contains("unknown_root"));
 }
 
 #[test]
@@ -135,7 +214,10 @@ fn with_sequences_of_their_own_single_roots_are_known_but_no_frontier() {
         "{standing}"
     );
     assert_eq!(instance.get("/api/v1/keys/1").1["settled"], true);
-    assert_eq!(instance.get("/api/v1/roots/70").1["settled"], true);
+    assert_eq!(
+        (&answer["dead_letters"], instance.get("/api/v1/roots/70").1["settled"].clone()),
+        (&json!(0), json!(true))
+    );
     assert_eq!(instance.get("/api/v1/roots/69").1["error"]["code"], "unknown_root");
 }
 
@@ -145,6 +227,12 @@ fn sequences_given_when_read_are_waited_for() {
     let instance = Running::start(folder.path(), &["--set", "source.stamp=arrival"]);
     let (status, answer) = instance.post_to("/api/v1/events?wait=settled", JSON, cascade("a", 100, "x"));
     assert_eq!((status, &answer["ranges"]), (200, &json!([])), "{answer}");
+    assert_eq!(answer["dead_letters"], 0, "none among all that came meanwhile");
     assert_eq!(instance.get("/api/v1/keys/a-last").1["settled"], true);
     assert_eq!(instance.get("/api/v1/frontier").1["frontier"], 0);
+    let rejected = json!({ "key": "b", "action": "ADD", "payload": { "fail": { "how": "reject" } } }).to_string();
+    let (status, answer) = instance.post_to("/api/v1/events?wait=settled", JSON, &rejected);
+    assert_eq!((status, &answer["dead_letters"]), (200, &Value::Null), "whose they are is not known: {answer}");
+    let said = instance.command_with(&["send", "--file", "-", "--wait"], &rejected).failed(4);
+    assert!(said.contains("not known"), "{said}");
 }

@@ -12,5 +12,6 @@ mod outage;
 mod rights;
 mod secured;
 mod security;
+mod settled;
 mod speed;
 mod visit;

@@ -39,6 +39,12 @@ impl Spy {
         self.cursors.lock().unwrap().get(of).map(|cursor| cursor.epoch)
     }
 
+    /// The partitions of which nothing is to be delivered for now.
+    pub fn paused(&self) -> Vec<TopicPartition> {
+        let cursors = self.cursors.lock().unwrap();
+        cursors.iter().filter(|(_, cursor)| cursor.paused).map(|(of, _)| of.clone()).collect()
+    }
+
     fn set_paused(&self, partitions: &[TopicPartition], paused: bool) {
         let mut cursors = self.cursors.lock().unwrap();
         cursors.iter_mut().filter(|(of, _)| partitions.contains(of)).for_each(|(_, cursor)| cursor.paused = paused);

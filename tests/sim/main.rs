@@ -8,6 +8,7 @@ mod asleep;
 mod bugs;
 mod campaign;
 mod checks;
+mod crowded;
 mod faults;
 mod inbox;
 mod judged;

@@ -81,6 +81,7 @@ impl Observing {
             writes: &|| writes,
             purges,
             report: &|_| {},
+            crowded: &|_| {},
             stopping: &|| false,
         };
         reading.step(&mut self.place)?;

@@ -88,7 +88,7 @@ impl<C: Calls> Engine<C> {
         // The sources stop earlier, so that what they add never keeps the tasks from finishing.
         for (of, slot) in &mut self.sources {
             let share = if slot.paused { 35 } else { 50 };
-            if (stalled || used > limit * share / 100) != slot.paused {
+            if (stalled || self.crowded || used > limit * share / 100) != slot.paused {
                 let list = if slot.paused { &mut resume } else { &mut pause };
                 slot.paused = !slot.paused;
                 list.push(of.clone());

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::Engine;
 use crate::entry::Entry;
 use crate::instance::calls::Calls;
-use crate::instance::view::{InFlight, ListQuery, Restores, TaskState, TaskStatus, Totals};
+use crate::instance::view::{InFlight, ListQuery, Place, Places, Restores, TaskState, TaskStatus, Totals};
 use crate::log::TopicPartition;
 use crate::planted::{self, Bug};
 use crate::store::Store;
@@ -33,6 +33,8 @@ pub enum Question {
     List(ListQuery, oneshot::Sender<Result<Vec<Listing>, String>>),
     /// What runs or waits for its retry.
     InFlight(usize, oneshot::Sender<Vec<InFlight>>),
+    /// Where the pending events of a root's cascades are, at most so many.
+    Places(u64, usize, oneshot::Sender<Places>),
     /// Everything that the status page shows.
     Status(oneshot::Sender<ThreadStatus>),
 }
@@ -92,6 +94,7 @@ impl<C: Calls> Engine<C> {
             Question::Lookup(key, answer) => drop(answer.send(self.lookup(&key))),
             Question::List(query, answer) => drop(answer.send(self.list(&query))),
             Question::InFlight(limit, answer) => drop(answer.send(self.in_flight(limit, now))),
+            Question::Places(root, limit, answer) => drop(answer.send(self.places(root, limit, now))),
             Question::Status(answer) => drop(answer.send(self.status(now))),
         }
     }
@@ -104,7 +107,7 @@ impl<C: Calls> Engine<C> {
             Question::List(query, _) => {
                 self.tasks.values().any(|task| task.overlay.is_undecided(|key| query.is_about(key)))
             }
-            Question::InFlight(..) | Question::Status(_) => false,
+            Question::InFlight(..) | Question::Places(..) | Question::Status(_) => false,
         }
     }
 
@@ -162,6 +165,25 @@ impl<C: Calls> Engine<C> {
             last_error: queued.last_error.clone(),
         };
         held.iter().take(limit).map(tell).collect()
+    }
+
+    fn places(&self, root: u64, limit: usize, now: Instant) -> Places {
+        let mut found = Places::default();
+        for (partition, task) in &self.tasks {
+            found.partitions.insert(*partition);
+            let of_root = task.queue.all().filter(|(_, queued)| queued.event.stamp.sequence == root);
+            found.places.extend(of_root.map(|(doing, queued)| Place {
+                partition: *partition,
+                key: queued.event.event.key.clone(),
+                stamp: queued.event.stamp.clone(),
+                retry: queued.event.retry,
+                doing,
+                attempt: queued.attempt,
+                age_ms: now.saturating_duration_since(queued.read_at).as_millis() as u64,
+                last_error: queued.last_error.clone(),
+            }));
+        }
+        found.and(Places::default(), limit)
     }
 
     fn status(&self, now: Instant) -> ThreadStatus {
