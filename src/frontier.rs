@@ -7,6 +7,7 @@
 
 pub mod book;
 mod cascades;
+mod horizon;
 mod runs;
 pub mod snapshot;
 mod times;

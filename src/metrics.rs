@@ -41,6 +41,7 @@ const FRONTIER: &str = "tidegate_frontier_sequence";
 const UNSETTLED_ROOTS: &str = "tidegate_unsettled_roots";
 const OLDEST_UNSETTLED: &str = "tidegate_oldest_unsettled_root_sequence";
 const OLDEST_UNSETTLED_AGE: &str = "tidegate_oldest_unsettled_root_age_seconds";
+const HORIZON: &str = "tidegate_horizon_sequence";
 const READY: &str = "tidegate_ready";
 const BUILD_INFO: &str = "tidegate_build_info";
 
@@ -130,6 +131,7 @@ struct Meters {
     in_flight: Gauge,
     buffered: Gauge,
     frontier: Gauge,
+    horizon: Gauge,
     unsettled: Gauge,
     oldest_unsettled: Gauge,
     oldest_unsettled_age: Gauge,
@@ -203,6 +205,7 @@ impl Meters {
             unsettled: gauge(UNSETTLED_ROOTS),
             oldest_unsettled: gauge(OLDEST_UNSETTLED),
             oldest_unsettled_age: gauge(OLDEST_UNSETTLED_AGE),
+            horizon: gauge(HORIZON),
             ready: gauge(READY),
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
@@ -316,6 +319,13 @@ pub fn oldest_unsettled(sequence: Option<u64>, age: Duration) {
     if let Some(meters) = meters() {
         meters.oldest_unsettled.set(sequence.map_or(f64::NAN, |sequence| sequence as f64));
         meters.oldest_unsettled_age.set(age.as_secs_f64());
+    }
+}
+
+/// The sequence up to which REMOVE markers are deleted, if there is one.
+pub fn horizon(horizon: Option<u64>) {
+    if let Some(meters) = meters() {
+        meters.horizon.set(horizon.map_or(f64::NAN, |horizon| horizon as f64));
     }
 }
 

@@ -47,6 +47,8 @@ pub fn write(book: &Book, position: i64, writer: &str) -> Vec<proto::Snapshot> {
     parts[0].topics = book.topic_ids.iter().map(topic).collect();
     parts[0].source_positions = book.positions.values().cloned().collect();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
+    parts[0].horizon = book.horizon;
+    parts[0].frontiers = book.samples.told().flat_map(|(frontier, at_ms)| [frontier, at_ms.max(0) as u64]).collect();
     let count = parts.len() as u32;
     for (number, part) in (0..).zip(&mut parts) {
         (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
@@ -118,6 +120,10 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         book.topic_ids.extend(topics.map(|topic| (topic.topic.clone(), topic.topic_id.clone())));
         for [end, at_ms] in part.times.as_chunks::<2>().0 {
             book.times.note(*end, i64::try_from(*at_ms).unwrap_or(i64::MAX));
+        }
+        book.horizon = book.horizon.max(part.horizon);
+        for [frontier, at_ms] in part.frontiers.as_chunks::<2>().0 {
+            book.samples.add(*frontier, i64::try_from(*at_ms).unwrap_or(i64::MAX));
         }
         for counts in &part.counts {
             for (first, length) in expand_runs(&counts.runs) {

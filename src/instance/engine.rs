@@ -13,6 +13,7 @@ mod awake;
 mod committing;
 mod disk;
 mod flow;
+mod horizon;
 mod questions;
 mod sources;
 
@@ -39,6 +40,7 @@ use crate::planted::{self, Bug};
 use crate::proto::Origin;
 use crate::sequencer::Sequencer;
 use crate::sequencer::stamps::{Beyond, Judgement};
+use crate::store::markers::Found;
 use crate::store::schema::Checkpoint;
 use crate::store::{Store, StoreError};
 use crate::task::Task;
@@ -93,6 +95,17 @@ pub enum Input {
         /// What came of it.
         result: Result<(), StoreError>,
     },
+    /// REMOVE markers at or below this sequence are to be deleted: it is announced, and not void (protocol P19).
+    Horizon(u64),
+    /// A search for markers ended.
+    Swept {
+        /// The task's partition.
+        partition: i32,
+        /// The task's incarnation.
+        incarnation: u64,
+        /// What it has found.
+        result: Result<Found, StoreError>,
+    },
     /// How many changelog records an opening partition still misses.
     Remaining(i32, i64),
     /// A record that a source partition stands at was judged; the epoch is that of [`Effect::Judge`].
@@ -129,6 +142,8 @@ pub enum Effect {
     Commit(Box<Work>),
     /// Write this into a store; answer by [`Input::Flushed`].
     Flush(Flush),
+    /// Look for markers in a store, not at the same time as a [`Effect::Flush`] (R8); answer by [`Input::Swept`].
+    Sweep(Sweep),
     /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`].
     Judge(Beyond, u64),
     /// The engine cannot go on, for this reason.
@@ -152,6 +167,31 @@ pub struct Flush {
     pub checkpoint: Checkpoint,
     /// Also onto the disk: the partition is given back.
     pub durable: bool,
+}
+
+/// Which markers are to be found.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The task's partition.
+    pub partition: i32,
+    /// The task's incarnation.
+    pub incarnation: u64,
+    /// The store.
+    pub store: Arc<Store>,
+    /// Those at or below this sequence.
+    pub horizon: u64,
+    /// From behind this row on.
+    pub after: Vec<u8>,
+    /// Among so many rows.
+    pub at_most: usize,
+}
+
+impl Sweep {
+    /// Looks, and says what the engine is to be told.
+    pub fn carry_out(self) -> Input {
+        let Sweep { partition, incarnation, store, horizon, after, at_most } = self;
+        Input::Swept { partition, incarnation, result: store.markers(horizon, &after, at_most) }
+    }
 }
 
 /// What an engine works with.
@@ -206,6 +246,8 @@ pub struct Engine<C> {
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
     troubles: BTreeMap<String, String>,
     disk: Disk,
+    /// The horizon as far as it was read.
+    horizon: Option<u64>,
     awake: Awake,
     /// Questions that wait for the transaction under way.
     parked: Vec<Question>,
@@ -242,6 +284,7 @@ impl<C: Calls> Engine<C> {
             retries: BinaryHeap::new(),
             troubles: BTreeMap::new(),
             disk: Disk::default(),
+            horizon: None,
             awake: Awake::default(),
             parked: Vec::new(),
             totals: Totals::default(),
@@ -259,6 +302,8 @@ impl<C: Calls> Engine<C> {
             Input::Claimed { of, epoch, position } => self.claimed(&of, epoch, position),
             Input::Opened { of, epoch, opened } => self.opened(of, epoch, opened),
             Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result, now),
+            Input::Horizon(horizon) => self.horizon_is(horizon),
+            Input::Swept { partition, incarnation, result } => self.swept(partition, incarnation, result),
             Input::Remaining(partition, records) => self.remaining(partition, records),
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Sources(partitions) => self.sources_are(partitions),
@@ -274,6 +319,7 @@ impl<C: Calls> Engine<C> {
     pub fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.serve_line(now);
         self.mind_stores(now);
+        self.sweep_if_due(now);
         self.commit_if_due(now);
         self.adjust_flow();
         std::mem::take(&mut self.effects)
@@ -364,6 +410,11 @@ impl<C: Calls> Engine<C> {
     /// Steps 4 and 5: asks the gate and calls the handler. True when the event holds its key afterwards.
     fn begin(&mut self, partition: i32, queued: Queued, now: Instant) -> bool {
         let Some(task) = self.tasks.get_mut(&partition) else { return false };
+        if task.is_before_horizon(&queued.event) {
+            let attempts = queued.attempt - 1;
+            self.refuse_before_horizon(partition, &queued, attempts);
+            return false;
+        }
         let event = &queued.event;
         let policy = self.setting.config.processing.superseded;
         let decide = |held: Option<&Entry>| gate::decide(&event.stamp, held.map(|held| &held.stamp), policy);
@@ -408,6 +459,12 @@ impl<C: Calls> Engine<C> {
             // Given back: its next owner runs it.
             self.buffered = self.buffered.saturating_sub(queued.event.weight());
             return;
+        }
+        if task.is_before_horizon(&queued.event) {
+            // It was read before the horizon has passed it.
+            let attempts = queued.attempt;
+            self.refuse_before_horizon(partition, &queued, attempts);
+            return self.proceed(partition, key, now);
         }
         let event = &queued.event;
         // It ran, so it is not dropped any more (and K1 lets nothing newer pass it).

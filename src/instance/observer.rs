@@ -3,18 +3,21 @@
 //! W1: what is told is of a prefix of the topic: late perhaps, never early, and the frontier never goes back.
 //! W2: those who wait are asked again whenever something has changed; nothing is polled.
 //! W3: what lies below a snapshot is deleted only when that was read back, committed (protocol P21).
+//! W4 is in `announcing.rs`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::announcing::Announcing;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
 use crate::log::{Append, Isolation, Log, LogError, Reader, TopicPartition};
 use crate::metrics;
-use crate::progress::{self, Told, snapshot_record};
+use crate::progress::{self, Told, counts_record, snapshot_record};
+use crate::proto;
 
 /// How long one look for new records lasts.
 const LOOK: Duration = Duration::from_millis(100);
@@ -75,6 +78,7 @@ impl Observer {
         let standing = book.standing();
         drop(book);
         metrics::frontier(standing.frontier, standing.unsettled);
+        metrics::horizon(standing.horizon);
         debug_assert!(standing.frontier >= self.told.borrow().frontier || standing.unavailable.is_some(), "W1");
         self.told.send_replace(standing);
     }
@@ -96,6 +100,10 @@ pub(super) struct Reading<'a> {
     pub(super) writes: &'a dyn Fn() -> bool,
     /// Whether what lies below a snapshot is deleted.
     pub(super) purges: bool,
+    /// When a horizon is announced; `None` = never.
+    pub(super) announcing: Option<Announcing>,
+    /// Takes the horizon.
+    pub(super) tell_horizon: &'a dyn Fn(u64),
     /// Takes what keeps it from reading; `None` = nothing.
     pub(super) report: &'a dyn Fn(Option<LogError>),
     /// Whether the instance stops.
@@ -137,6 +145,11 @@ impl Reading<'_> {
                     self.log.purge(&[(self.of.clone(), complete)])?; // W3
                 }
             }
+            if let Some(announcing) = self.announcing.as_ref().filter(|_| (self.writes)())
+                && let Some(horizon) = announcing.due(&self.observer.book())
+            {
+                self.announce(horizon)?;
+            }
             if *position >= last + self.every && (self.writes)() {
                 last = *position;
                 self.write(*position)?;
@@ -157,7 +170,7 @@ impl Reading<'_> {
                 if let Some((position, parts)) = assembly.take(part).filter(|(position, _)| *position >= low) {
                     let mut book = self.observer.book();
                     *book = snapshot::read(&parts);
-                    self.observer.publish(book);
+                    self.publish(book);
                     return Ok(position);
                 }
             }
@@ -184,8 +197,20 @@ impl Reading<'_> {
                 Told::Else => {}
             }
         }
-        self.observer.publish(book);
+        self.publish(book);
         Ok(complete)
+    }
+
+    fn publish(&self, book: MutexGuard<'_, Book>) {
+        let horizon = book.horizon();
+        self.observer.publish(book);
+        horizon.into_iter().for_each(self.tell_horizon);
+    }
+
+    /// From where it is read like everything else: its place in the topic decides whether it counts (protocol P19).
+    fn announce(&self, horizon: u64) -> Result<(), LogError> {
+        let progress = proto::Progress { horizon: Some(horizon), last: true, ..proto::Progress::default() };
+        self.log.append(Append { to: self.of.clone(), records: vec![counts_record(&progress)] }).map(drop)
     }
 
     fn write(&self, position: i64) -> Result<(), LogError> {
@@ -233,8 +258,6 @@ mod tests {
     use crate::counts::{self, Count};
     use crate::log::NewTopic;
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
-    use crate::progress::counts_record;
-    use crate::proto;
     use crate::stamp::Stamp;
 
     fn log(folder: &std::path::Path) -> (EmbeddedLog, TopicPartition) {
@@ -274,6 +297,8 @@ mod tests {
             every: 10,
             writes: &|| writes,
             purges: true,
+            announcing: None,
+            tell_horizon: &|_| {},
             report: &report,
             stopping: &stopping,
         };

@@ -42,6 +42,7 @@ enum Act {
     Ended,
     Flush,
     Flushed,
+    Sweep,
     Claim,
     Restore,
     Opened,
@@ -226,6 +227,7 @@ impl World {
             add(node.ended.is_some(), Act::Ended, place);
             add(!node.flushes.is_empty(), Act::Flush, place);
             add(!node.flushed.is_empty(), Act::Flushed, place);
+            add(!node.sweeps.is_empty(), Act::Sweep, place);
             add(!node.claims.is_empty(), Act::Claim, place);
             add(!node.restores.is_empty(), Act::Restore, place);
             add(!node.opened.is_empty(), Act::Opened, place);
@@ -329,6 +331,7 @@ impl World {
                 let flushed = node.flushed.pop_front().expect("possible");
                 node.step(flushed, now);
             }
+            Act::Sweep => node.sweep(),
             Act::Claim => {
                 let log = &self.log.as_ref().expect("open but for a moment").inner;
                 let before = Claim::before(log, &self.plan.config.application.id, node);

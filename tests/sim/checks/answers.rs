@@ -29,7 +29,7 @@ fn lookup(node: &mut Node, key: &Bytes) -> Option<Option<Held>> {
     let (answer, mut answered) = oneshot::channel();
     node.step(Input::Question(Question::Lookup(key.clone(), answer)), clock::now());
     match answered.try_recv().ok()? {
-        Answered::Entry(entry) => Some(Some(held(entry))),
+        Answered::Entry(entry) => Some(entry.map(held)),
         // A damaged store may be found to be so here; then it says nothing.
         Answered::AskStore(store) => store.get(key).ok().map(|entry| entry.map(held)),
         Answered::NotReady(_) | Answered::NotHere => None,

@@ -270,7 +270,7 @@ pub fn lookups(world: &mut World) {
             let (answer, mut answered) = oneshot::channel();
             node.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
             let entry = match answered.try_recv().expect("answered at once") {
-                Answered::Entry(entry) => Some(entry),
+                Answered::Entry(entry) => entry,
                 Answered::AskStore(store) => match store.get(&key) {
                     Ok(entry) => entry,
                     // A block that was damaged and not read until now: it says nothing.
