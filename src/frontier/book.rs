@@ -13,6 +13,7 @@ use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
 use crate::counts::expand_runs;
+use crate::planted::{self, Bug};
 use crate::proto;
 
 /// The bits of a sequence below its epoch.
@@ -183,6 +184,9 @@ impl Book {
 
     /// The frontier, where it can be told.
     fn frontier_known(&self) -> Option<u64> {
+        if planted::is(Bug::HorizonUnsettled) {
+            return self.standing().received;
+        }
         let is_ordered = self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered);
         if self.uncounted || !is_ordered { None } else { self.frontier() }
     }
@@ -190,7 +194,7 @@ impl Book {
     /// The greatest horizon that is not void here.
     fn horizon_limit(&self) -> Option<u64> {
         let oldest_open = self.others.first_key_value().map(|((sequence, ..), _)| *sequence);
-        horizon::limit(self.frontier_known(), oldest_open)
+        horizon::limit(self.frontier_known(), oldest_open.filter(|_| !planted::is(Bug::RetriesPassed)))
     }
 
     /// The horizon: REMOVE markers at or below it are deleted. `None` = none is.

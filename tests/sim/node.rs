@@ -32,6 +32,7 @@ use super::faults::commits::SimMember;
 use super::faults::halves::HalfDone;
 use super::faults::log::SimLog;
 use super::faults::points::Point;
+use super::horizons::Watch;
 use super::inbox::{GivingBack, Inbox, Spy};
 use super::sometimes::{self, reached};
 use super::timeline::note;
@@ -130,6 +131,8 @@ pub struct Node {
     pub ended: Option<Ended>,
     pub flushes: VecDeque<Flush>,
     pub sweeps: VecDeque<Sweep>,
+    /// What its observer has read.
+    pub watch: Watch,
     pub flushed: VecDeque<Input>,
     pub claims: VecDeque<(Vec<(TopicPartition, u64)>, Membership)>,
     pub restores: VecDeque<(TopicPartition, u64, i64)>,
@@ -247,6 +250,7 @@ impl Node {
             ended: None,
             flushes: VecDeque::new(),
             sweeps: VecDeque::new(),
+            watch: Watch::default(),
             flushed: VecDeque::new(),
             claims: VecDeque::new(),
             restores: VecDeque::new(),
@@ -398,7 +402,10 @@ impl Node {
         let sweep = self.sweeps.pop_front().expect("asked when there is one");
         let (partition, horizon) = (sweep.partition, sweep.horizon);
         note(format!("{} looks for markers of {partition} up to {horizon}", self.name));
-        self.flushed.push_back(sweep.carry_out());
+        let store = Arc::clone(&sweep.store);
+        let found = sweep.carry_out();
+        self.planted.found(&found, &store);
+        self.flushed.push_back(found);
     }
 
     /// What the flusher's thread tells of the next flush on a disk that fails (S1, S2, S4); nothing of it is written.

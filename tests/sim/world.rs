@@ -16,6 +16,7 @@ use tidegate::log::{Append, Log, MemberEvent, TopicPartition};
 use super::checks::{self, answers::Answers, claims::Claim, reader::Look};
 use super::faults::log::SimLog;
 use super::faults::{Fault, Shared};
+use super::horizons::{self, Horizons};
 use super::node::{Node, Plan};
 use super::sometimes::{self, reached};
 use super::timeline::note;
@@ -87,6 +88,8 @@ pub struct World {
     pub damaged: BTreeSet<PathBuf>,
     /// Copies of the stores' folders as they are on the disk.
     pub copies: BTreeMap<PathBuf, PathBuf>,
+    /// Where markers are deleted.
+    pub horizons: Option<Horizons>,
     /// What was answered so far.
     pub answers: Answers,
     /// What a reader of committed records has seen so far.
@@ -121,6 +124,7 @@ impl World {
             checkpoints: BTreeMap::new(),
             damaged: BTreeSet::new(),
             copies: BTreeMap::new(),
+            horizons: None,
             answers: Answers::default(),
             look: Look::default(),
         }
@@ -189,6 +193,7 @@ impl World {
             if self.act(act, place) {
                 moved = clock::now();
             }
+            horizons::look(self);
             if let Some(point) = self.shared.take_died() {
                 self.die(place, point);
             }
@@ -409,6 +414,7 @@ impl World {
             && self.nodes.iter().all(|node| node.frozen.is_none() && !node.leaving && node.is_quiet())
             && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle && node.answers())
             && checks::all_is_committed(self)
+            && horizons::is_done(self)
     }
 
     pub fn describe(&self) -> String {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidegate::clock;
+use tidegate::event::Action;
 use tidegate::instance::engine::{Answered, Input, Question};
 use tidegate::instance::view::ListQuery;
 use tidegate::reference::Held;
@@ -19,7 +20,7 @@ use crate::world::World;
 /// What was answered so far.
 #[derive(Debug, Default)]
 pub struct Answers {
-    last: BTreeMap<Bytes, Stamp>,
+    last: BTreeMap<Bytes, (Stamp, Action)>,
     all: Vec<(Bytes, Held)>,
 }
 
@@ -39,15 +40,21 @@ fn lookup(node: &mut Node, key: &Bytes) -> Option<Option<Held>> {
 /// Asks everybody for some key. Who has been expelled and could not know it yet may tell what was true before.
 pub fn ask(world: &mut World) {
     let key = Bytes::from(format!("k{}", world.rng.u32(..world.plan.scripts.keys)));
+    let horizon = super::horizon(world);
     let World { nodes, answers, .. } = world;
     for node in nodes.iter_mut().filter(|node| node.frozen.is_none()) {
         let Some(answer) = lookup(node, &key) else { continue };
         reached(sometimes::ANSWERED);
         if !node.expelled {
-            let stamp = answer.as_ref().map(|(stamp, ..)| stamp);
-            let last = answers.last.get(&key);
-            assert!(stamp >= last, "{} says of {key:?} {stamp:?}, and {last:?} was told before", node.name);
-            answers.last.extend(stamp.map(|stamp| (key.clone(), stamp.clone())));
+            let now = answer.as_ref().map(|(stamp, action, _)| (stamp.clone(), *action));
+            let last = answers.last.get(&key).filter(|(stamp, action)| {
+                // What the horizon has passed may be forgotten, but nothing older comes back.
+                let is_over = *action == Action::Remove && Some(stamp.sequence) <= horizon;
+                !is_over || now.is_some()
+            });
+            let goes_back = now.as_ref().map(|(stamp, _)| stamp) < last.map(|(stamp, _)| stamp);
+            assert!(!goes_back, "{} says of {key:?} {now:?}, and {last:?} was told before", node.name);
+            answers.last.extend(now.map(|now| (key.clone(), now)));
         }
         answers.all.extend(answer.map(|held| (key.clone(), held)));
     }
@@ -71,7 +78,7 @@ pub fn refuses(world: &mut World, place: usize) {
 pub fn were_committed(world: &World) {
     let entries = super::entries(world);
     for (key, told) in &world.answers.all {
-        let committed = entries.get(key).is_some_and(|entries| entries.contains(told));
+        let committed = entries.get(key).is_some_and(|entries| entries.contains(&Some(told.clone())));
         assert!(committed, "{key:?} was said to hold {told:?}, which was never committed");
     }
 }
