@@ -112,8 +112,10 @@ mod tests {
         rows.filter(|key| key[0] == schema::MARKER).count()
     }
 
-    /// What is written to a key: nothing, a marker, or something else.
-    fn writes() -> impl Strategy<Value = Vec<(u8, Option<(u64, Vec<u32>, bool)>)>> {
+    /// What is written to a key: nothing, or an entry of this sequence and path that is a marker or is not.
+    type Write = (u8, Option<(u64, Vec<u32>, bool)>);
+
+    fn writes() -> impl Strategy<Value = Vec<Write>> {
         let what = prop::option::of((0u64..20, prop::collection::vec(0u32..3, 0..3), any::<bool>()));
         prop::collection::vec((0u8..6, what), 0..40)
     }

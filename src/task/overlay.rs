@@ -131,10 +131,11 @@ impl Overlay {
         self.committed_records += entries.len() as u64;
         for (key, entry) in &entries {
             self.committed_bytes += key.len() + entry.as_ref().map_or(TOMBSTONE, Entry::weight);
-            let marker = entry.as_ref().filter(|entry| entry.action == Action::Remove);
-            self.removals += u64::from(entry.is_none() || marker.is_some());
-            let [committed, _] = &mut self.markers;
-            *committed = committed.iter().copied().chain(marker.map(|marker| marker.stamp.sequence)).min();
+            if let Some(marker) = entry.as_ref().filter(|entry| entry.action == Action::Remove) {
+                let least = self.markers[0].unwrap_or(u64::MAX);
+                self.markers[0] = Some(least.min(marker.stamp.sequence));
+            }
+            self.removals += u64::from(entry.as_ref().is_none_or(|entry| entry.action == Action::Remove));
         }
         if self.committed.is_empty() {
             self.committed = entries;
