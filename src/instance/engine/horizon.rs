@@ -41,8 +41,9 @@ impl<C: Calls> Engine<C> {
 
     /// Looks for markers where there may be some; what is above a store goes into it first.
     pub(super) fn sweep_if_due(&mut self, now: Instant) {
-        if self.setting.config.processing.guarantee != Guarantee::ExactlyOnce {
-            return; // V7
+        let deletes = self.setting.config.processing.guarantee == Guarantee::ExactlyOnce; // V7
+        if !deletes || self.disk.is_stuck() {
+            return;
         }
         let at_most = (BATCH / self.tasks.len().max(1)).max(1);
         for task in self.tasks.values_mut().filter(|task| !task.closing) {
