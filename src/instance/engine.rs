@@ -15,7 +15,9 @@ mod disk;
 mod flow;
 mod horizon;
 mod questions;
+mod setting;
 mod sources;
+mod writing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -29,7 +31,6 @@ use super::commit::{Ended, Work};
 use super::opening::OpenError;
 use super::view::Totals;
 use crate::cause::Cause;
-use crate::config::Config;
 use crate::dead_letter::Reason;
 use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
@@ -40,22 +41,21 @@ use crate::planted::{self, Bug};
 use crate::proto::Origin;
 use crate::sequencer::Sequencer;
 use crate::sequencer::stamps::{Beyond, Judgement};
+use crate::store::StoreError;
 use crate::store::markers::Found;
-use crate::store::schema::Checkpoint;
-use crate::store::{Store, StoreError};
 use crate::task::Task;
 use crate::task::execute::{self, Executed};
 use crate::task::gate::{self, Decision};
-use crate::task::overlay::Entries;
 use crate::task::queue::Queued;
 use crate::task::restore::Restored;
-use crate::topics::Topics;
 use assignment::Revoking;
 use awake::Awake;
 use committing::{Committing, Composition};
 use disk::Disk;
 pub use questions::{Answered, Listing, Question, ThreadStatus};
+pub use setting::Setting;
 use sources::SourceSlot;
+pub use writing::{Flush, Sweep};
 
 /// The longest wait for a retry that a handler can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -148,74 +148,6 @@ pub enum Effect {
     Judge(Beyond, u64),
     /// The engine cannot go on, for this reason.
     Fail(String),
-}
-
-/// What is to be written into a store.
-#[derive(Clone, Debug)]
-pub struct Flush {
-    /// The task's partition.
-    pub partition: i32,
-    /// The task's incarnation.
-    pub incarnation: u64,
-    /// The store.
-    pub store: Arc<Store>,
-    /// Committed entries.
-    pub entries: Arc<Entries>,
-    /// The bookkeeping, when it changed.
-    pub bookkeeping: Option<Bytes>,
-    /// The place in the changelog that all this covers.
-    pub checkpoint: Checkpoint,
-    /// Also onto the disk: the partition is given back.
-    pub durable: bool,
-}
-
-/// Which markers are to be found.
-#[derive(Clone, Debug)]
-pub struct Sweep {
-    /// The task's partition.
-    pub partition: i32,
-    /// The task's incarnation.
-    pub incarnation: u64,
-    /// The store.
-    pub store: Arc<Store>,
-    /// Those at or below this sequence.
-    pub horizon: u64,
-    /// From behind this row on.
-    pub after: Vec<u8>,
-    /// Among so many rows.
-    pub at_most: usize,
-}
-
-impl Sweep {
-    /// Looks, and says what the engine is to be told.
-    pub fn carry_out(self) -> Input {
-        let Sweep { partition, incarnation, store, horizon, after, at_most } = self;
-        Input::Swept { partition, incarnation, result: store.markers(horizon, &after, at_most) }
-    }
-}
-
-/// What an engine works with.
-pub struct Setting {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// Names.
-    pub topics: Topics,
-    /// The id of each source topic, by name.
-    pub topic_ids: BTreeMap<Arc<str>, Arc<str>>,
-    /// Every partition of the source topics.
-    pub source_partitions: Vec<TopicPartition>,
-    /// The transactional id of this thread's producer.
-    pub producer_id: String,
-    /// Where this instance's HTTP answers.
-    pub address: String,
-    /// Which of the instance's threads this is, from 1.
-    pub thread: usize,
-    /// Its share of `processing.max_in_flight`.
-    pub max_in_flight: usize,
-    /// Its share of `processing.max_buffered`, in bytes.
-    pub max_buffered: usize,
-    /// The bytes of committed entries that may wait above its stores.
-    pub overlay_bytes: usize,
 }
 
 /// One engine thread's tasks and all that it does with them.
