@@ -94,7 +94,8 @@ fn what_runs_while_the_horizon_passes_it_is_refused_with_its_outcome() {
     let node = &mut world.nodes[0];
     while node.desk.borrow().pending.len() < 3 {
         node.turn();
-        while let Some(fetched) = node.inbox.next_records(&mut rng) {
+        while node.inbox.len().1 > 0 {
+            let Some(fetched) = node.inbox.next_records(&mut rng) else { break };
             node.step(Input::Member(MemberEvent::Fetched(fetched)), now);
         }
     }

@@ -1,7 +1,7 @@
 //! What engines answer while everything goes on: only what is or will be in the committed changelog, never less than
 //! before, and nothing after a long pause (protocol P8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tidegate::clock;
@@ -22,6 +22,8 @@ use crate::world::World;
 pub struct Answers {
     last: BTreeMap<Bytes, (Stamp, Action)>,
     all: Vec<(Bytes, Held)>,
+    /// Keys of which nothing was known any more, with what was told before.
+    gone: BTreeSet<(Bytes, Stamp)>,
 }
 
 /// What an engine says that a key holds; `None` = it does not answer for it, or not yet: what the transaction under way
@@ -47,13 +49,13 @@ pub fn ask(world: &mut World) {
         reached(sometimes::ANSWERED);
         if !node.expelled {
             let now = answer.as_ref().map(|(stamp, action, _)| (stamp.clone(), *action));
-            let last = answers.last.get(&key).filter(|(stamp, action)| {
-                // What the horizon has passed may be forgotten, but nothing older comes back.
-                let is_over = *action == Action::Remove && Some(stamp.sequence) <= horizon;
-                !is_over || now.is_some()
-            });
+            let last = answers.last.get(&key);
+            let is_gone = now.is_none() && last.is_some_and(|(stamp, _)| Some(stamp.sequence) <= horizon);
+            if is_gone {
+                answers.gone.extend(last.map(|(stamp, _)| (key.clone(), stamp.clone())));
+            }
             let goes_back = now.as_ref().map(|(stamp, _)| stamp) < last.map(|(stamp, _)| stamp);
-            assert!(!goes_back, "{} says of {key:?} {now:?}, and {last:?} was told before", node.name);
+            assert!(is_gone || !goes_back, "{} says of {key:?} {now:?}, and {last:?} was told before", node.name);
             answers.last.extend(now.map(|now| (key.clone(), now)));
         }
         answers.all.extend(answer.map(|held| (key.clone(), held)));
@@ -74,11 +76,15 @@ pub fn refuses(world: &mut World, place: usize) {
     assert!(!listed, "P8: {} lists", node.name);
 }
 
-/// Nothing was told that was not committed.
+/// Nothing was told that was not committed; where nothing was told a tombstone is.
 pub fn were_committed(world: &World) {
     let entries = super::entries(world);
     for (key, told) in &world.answers.all {
         let committed = entries.get(key).is_some_and(|entries| entries.contains(&Some(told.clone())));
         assert!(committed, "{key:?} was said to hold {told:?}, which was never committed");
+    }
+    for (key, before) in &world.answers.gone {
+        let later = entries[key].iter().skip_while(|held| held.as_ref().is_none_or(|(stamp, ..)| stamp != before));
+        assert!(later.into_iter().any(Option::is_none), "{key:?} was said to be gone behind {before}, and was not");
     }
 }
