@@ -25,8 +25,8 @@ import urllib.request
 PARTITIONS = 16
 # Lines of one request.
 REQUEST = 20_000
-# What a store says of itself, and rounding.
-OWN = 8 * PARTITIONS
+# What a store says of itself: whose it is, up to where, and its newest writes.
+OWN = 80 * PARTITIONS
 PATIENCE = 600
 SOON = "segment.ms=2000,min.cleanable.dirty.ratio=0.01,delete.retention.ms=100,max.compaction.lag.ms=1000"
 
