@@ -7,9 +7,11 @@ use prost::Message;
 use crate::event::{DecodeError, check_version, unless_newer};
 use crate::proto;
 
-/// A snapshot of the done-set: runs counted from `base`, written at committed position `position`.
-pub fn encode(position: i64, base: i64, runs: &[u64]) -> Bytes {
-    let snapshot = proto::Bookkeeping { position, done_base: base, done_runs: runs.to_vec(), ..Default::default() };
+/// A snapshot of the done-set, whose runs are counted from `base`, and of the horizon, written at committed position
+/// `position`.
+pub fn encode(position: i64, base: i64, runs: &[u64], horizon: Option<u64>) -> Bytes {
+    let snapshot =
+        proto::Bookkeeping { position, done_base: base, done_runs: runs.to_vec(), horizon, ..Default::default() };
     snapshot.encode_to_vec().into()
 }
 

@@ -59,6 +59,11 @@ pub fn entry_record(key: &Bytes, value: Bytes) -> NewRecord {
     NewRecord { key: Some(key.clone()), value: Some(value), headers: Headers::new() }
 }
 
+/// The record that says that a key holds nothing any more.
+pub fn tombstone_record(key: &Bytes) -> NewRecord {
+    NewRecord { key: Some(key.clone()), value: None, headers: Headers::new() }
+}
+
 /// The record of a bookkeeping snapshot.
 pub fn bookkeeping_record(value: Bytes) -> NewRecord {
     let headers = vec![(KIND.to_owned(), Bytes::from_static(b"bookkeeping"))];

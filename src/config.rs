@@ -265,6 +265,9 @@ pub struct State {
     /// Block cache, write buffers and overlay together, in bytes.
     #[serde(with = "bytes")]
     pub cache: usize,
+    /// How long the marker of a removed key is kept after everything up to it is settled; the shortest is 0.
+    #[serde(with = "duration")]
+    pub marker_retention: Duration,
 }
 
 /// `[server]`
@@ -367,6 +370,10 @@ impl Default for Retry {
 
 impl Default for State {
     fn default() -> Self {
-        State { dir: "./tidegate-data/state".into(), cache: 256 << 20 }
+        State {
+            dir: "./tidegate-data/state".into(),
+            cache: 256 << 20,
+            marker_retention: Duration::from_secs(24 * 3600),
+        }
     }
 }

@@ -10,6 +10,7 @@ mod cascades;
 #[cfg(test)]
 mod cost;
 mod dead_letters;
+mod horizon;
 mod runs;
 pub mod snapshot;
 mod times;

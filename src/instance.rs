@@ -3,6 +3,7 @@
 //! `threads` are its engine threads, each a member of the group; `thread` runs one of them and the threads that
 //! wait on its behalf; `engine` is the state machine itself.
 
+mod announcing;
 pub mod calls;
 pub mod commit;
 pub mod engine;
@@ -40,6 +41,7 @@ use crate::log::{Log, LogError, TopicPartition};
 use crate::metrics;
 use crate::store::Stores;
 use crate::topics::Topics;
+use announcing::Announcing;
 use calls::RuntimeCalls;
 use commit::Means;
 use engine::{Question, Setting, ThreadStatus};
@@ -326,6 +328,11 @@ impl Starter {
                 .iter()
                 .any(|task| task.role == "task" && task.partition == 0 && task.state == TaskState::Running)
         };
+        let tell_horizon = |horizon| {
+            if let Some(threads) = locked(&shared.engine).as_ref() {
+                threads.horizon_is(horizon);
+            }
+        };
         let reading = Reading {
             observer: &shared.observer,
             log: shared.log.as_ref(),
@@ -335,6 +342,8 @@ impl Starter {
             runs_per_part: RUNS_PER_PART,
             writes: &|| locked(&shared.thread_status).as_ref().is_some_and(has_first),
             purges: shared.config.processing.repartition_purge.is_some(),
+            announcing: Announcing::of(&shared.config),
+            tell_horizon: &tell_horizon,
             report: &report,
             crowded: &|is_crowded| {
                 if let Some(threads) = locked(&shared.engine).as_ref() {

@@ -42,6 +42,7 @@ const UNSETTLED_ROOTS: &str = "tidegate_unsettled_roots";
 const OLDEST_UNSETTLED: &str = "tidegate_oldest_unsettled_root_sequence";
 const OLDEST_UNSETTLED_AGE: &str = "tidegate_oldest_unsettled_root_age_seconds";
 const FRONTIER_ENTRIES: &str = "tidegate_frontier_entries";
+const HORIZON: &str = "tidegate_horizon_sequence";
 const READY: &str = "tidegate_ready";
 const BUILD_INFO: &str = "tidegate_build_info";
 
@@ -135,6 +136,7 @@ struct Meters {
     in_flight: Gauge,
     buffered: Gauge,
     frontier: Gauge,
+    horizon: Gauge,
     unsettled: Gauge,
     oldest_unsettled: Gauge,
     oldest_unsettled_age: Gauge,
@@ -210,6 +212,7 @@ impl Meters {
             oldest_unsettled: gauge(OLDEST_UNSETTLED),
             oldest_unsettled_age: gauge(OLDEST_UNSETTLED_AGE),
             frontier_entries: gauge(FRONTIER_ENTRIES),
+            horizon: gauge(HORIZON),
             ready: gauge(READY),
             commits: counter(COMMITS),
             commit_duration: histogram(COMMIT_DURATION),
@@ -330,6 +333,13 @@ pub fn oldest_unsettled(sequence: Option<u64>, age: Duration) {
 pub fn frontier_entries(entries: usize) {
     if let Some(meters) = meters() {
         meters.frontier_entries.set(entries as f64);
+    }
+}
+
+/// The sequence up to which REMOVE markers are deleted, if there is one.
+pub fn horizon(horizon: Option<u64>) {
+    if let Some(meters) = meters() {
+        meters.horizon.set(horizon.map_or(f64::NAN, |horizon| horizon as f64));
     }
 }
 

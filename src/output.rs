@@ -40,11 +40,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// The records of what a transaction has left at its keys, by partition.
-    pub fn appends<'a>(&self, entries: impl Iterator<Item = (&'a Bytes, &'a Entry)>) -> Vec<Append> {
+    /// The records of what a transaction has left at its keys, by partition; nothing is a tombstone.
+    pub fn appends<'a>(&self, entries: impl Iterator<Item = (&'a Bytes, Option<&'a Entry>)>) -> Vec<Append> {
         let mut partitions: Vec<Vec<NewRecord>> = vec![Vec::new(); self.partitions as usize];
         for (key, entry) in entries {
-            let value = Some(encode(self.format, key, entry));
+            let value = entry.map(|entry| encode(self.format, key, entry));
             let record = NewRecord { key: Some(key.clone()), value, headers: Headers::new() };
             partitions[partition_of(key, self.partitions) as usize].push(record);
         }
@@ -158,7 +158,7 @@ mod tests {
         let output = Output { topic: "out".into(), partitions: 5, format: OutputFormat::Json };
         let entry = entry("1", Action::Add, None);
         let keys: Vec<Bytes> = vec!["21".into(), "abc".into()];
-        let appends = output.appends(keys.iter().map(|key| (key, &entry)));
+        let appends = output.appends(keys.iter().map(|key| (key, Some(&entry))));
         let found: Vec<_> = appends.iter().map(|append| (append.to.partition, append.records[0].key.clone())).collect();
         let partition = |hash: i32| (hash & 0x7fff_ffff) % 5;
         let mut expected = vec![(partition(-973932308), Some("21".into())), (partition(479470107), Some("abc".into()))];

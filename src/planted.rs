@@ -70,6 +70,15 @@ bugs! {
     BookkeepingForgotten: "P9, R1",
     /// The store's position is on the disk before the data.
     CheckpointFirst: "P11, R1",
+
+    // The horizon.
+
+    /// The horizon follows what was received, not what is settled.
+    HorizonUnsettled: "P19, V1",
+    /// The horizon passes a retry that is open.
+    RetriesPassed: "P19, V2",
+    /// A marker is deleted although something newer of its key is under way.
+    BuriedBlindly: "O3",
 }
 
 #[cfg(feature = "planted")]

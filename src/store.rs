@@ -6,8 +6,8 @@
 //! R2: a store is used only if it says whose it is and that is this partition of this topic; otherwise
 //!     it is set aside and restored.
 //! R3: what cannot be read is corrupt, never a guess.
-//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`, L1 and L2 in `links.rs`, V1 in `framing.rs`; how an empty store is filled in `bulk.rs` and, some at a time, in
-//! `turns.rs`.
+//! R4 is in `lease.rs`, R5 to R7 in `aside.rs`, R8 in `markers.rs`, L1 and L2 in `links.rs`, V1 in `framing.rs`; how an
+//! empty store is filled in `bulk.rs` and, some at a time, in `turns.rs`.
 
 mod aside;
 pub mod bulk;
@@ -15,6 +15,7 @@ mod failure;
 mod framing;
 mod lease;
 mod links;
+pub mod markers;
 pub mod schema;
 mod turns;
 
@@ -29,6 +30,7 @@ use rocksdb::{
 
 use crate::clock;
 use crate::entry::Entry;
+use crate::event::Action;
 use crate::metrics;
 use crate::planted::{self, Bug};
 use bulk::Bulk;
@@ -45,6 +47,10 @@ const FILLED: usize = 8;
 /// The largest write buffer of one store, in bytes. RocksDB wants as much space on a disk that was full before it
 /// goes on.
 const WRITE_BUFFER: usize = 16 << 20;
+
+/// A file with so many deletions among so many rows one after the other, or with half of its rows, is compacted soon:
+/// what was deleted gives its space back, also where nothing is written any more.
+const DELETIONS: (usize, usize, f64) = (4096, 2048, 0.5);
 
 /// The stores of one instance: they share one block cache and one budget of write buffers.
 #[derive(Clone)]
@@ -230,6 +236,7 @@ impl Stores {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+        options.add_compact_on_deletion_collector_factory(DELETIONS.0, DELETIONS.1, DELETIONS.2);
         // What is behind the first damaged record of the write-ahead log counts as not written (R1).
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options
@@ -352,8 +359,17 @@ impl Store {
         let mut batch = WriteBatch::default();
         for (key, entry) in entries {
             match entry {
-                Some(entry) => batch.put(schema::entry_key(key), schema::encode_entry(entry)),
-                None => batch.delete(schema::entry_key(key)),
+                Some(entry) => {
+                    let value = schema::encode_entry(entry);
+                    if entry.action == Action::Remove {
+                        markers::put(&mut batch, key, &value);
+                    }
+                    batch.put(schema::entry_key(key), value);
+                }
+                None => {
+                    markers::forget(&mut batch, key, self.raw(&schema::entry_key(key))?.as_deref());
+                    batch.delete(schema::entry_key(key));
+                }
             }
         }
         self.write_batch(batch, bookkeeping, checkpoint)
@@ -429,7 +445,7 @@ impl Store {
         })
     }
 
-    /// Roughly how many entries it holds and how many bytes they take on disk.
+    /// Roughly how many entries it holds and how many bytes they take on disk. A marker counts twice: its row does, too.
     pub fn size(&self) -> (u64, u64) {
         let number = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
         (number("rocksdb.estimate-num-keys"), number("rocksdb.total-sst-files-size"))

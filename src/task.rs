@@ -10,6 +10,7 @@ pub mod gate;
 pub mod overlay;
 pub mod queue;
 pub mod restore;
+pub mod sweep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,12 +19,14 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::bookkeeping;
+use crate::event::StampedEvent;
 use crate::log::Record;
 use crate::planted::{self, Bug};
 use crate::store::Store;
 use done::DoneSet;
 use overlay::Overlay;
 use queue::KeyedQueue;
+use sweep::Sweep;
 
 /// One partition at work.
 #[derive(Debug)]
@@ -56,13 +59,17 @@ pub struct Task {
     pub last_flush: Option<Instant>,
     /// Committed bookkeeping that the store does not have yet.
     pub unflushed_bookkeeping: Option<Bytes>,
-    /// Position and done-set as this incarnation has written them last.
-    written: Option<(i64, Vec<u64>)>,
+    /// Its markers may be deleted up to here. It stands in the changelog with the first that is (V4).
+    pub horizon: Option<u64>,
+    /// The search for them.
+    pub sweep: Sweep,
+    /// Position, done-set and horizon as this incarnation has written them last.
+    written: Option<(i64, Vec<u64>, Option<u64>)>,
 }
 
 impl Task {
     /// Work goes on at `position` with what `done` says is complete beyond it.
-    pub fn new(partition: i32, incarnation: u64, store: Arc<Store>, done: DoneSet) -> Task {
+    pub fn new(partition: i32, incarnation: u64, store: Arc<Store>, done: DoneSet, horizon: Option<u64>) -> Task {
         let position = done.low();
         Task {
             partition,
@@ -79,6 +86,8 @@ impl Task {
             wants_flush: false,
             last_flush: None,
             unflushed_bookkeeping: None,
+            horizon,
+            sweep: Sweep::default(),
             written: None,
         }
     }
@@ -113,16 +122,22 @@ impl Task {
         self.touched = true;
     }
 
-    /// The bookkeeping to write with the next commit: position and done-set, when they changed since they were
+    /// Whether an event of this sequence comes too late for its place in the order: what was removed before may be
+    /// forgotten. One of a retry is not (protocol P20).
+    pub fn is_before_horizon(&self, event: &StampedEvent) -> bool {
+        event.retry == 0 && self.horizon >= Some(event.stamp.sequence)
+    }
+
+    /// The bookkeeping to write with the next commit: position, done-set and horizon, when they changed since they were
     /// written (protocol P9). Every commit that moves the position has it, so that nothing runs twice when the group's
     /// own positions have expired (protocol P23); beside a commit's entries it is one small record of a partition.
     pub fn bookkeeping(&mut self) -> Option<Bytes> {
-        let now = (self.done.low(), self.done.encode());
-        let same = |written: &(i64, _)| *written == now || (planted::is(Bug::DoneSetStale) && written.0 == now.0);
+        let now = (self.done.low(), self.done.encode(), self.horizon);
+        let same = |written: &(i64, _, _)| *written == now || (planted::is(Bug::DoneSetStale) && written.0 == now.0);
         if self.written.as_ref().is_some_and(same) {
             return None;
         }
-        let (low, runs) = self.written.insert(now);
-        Some(bookkeeping::encode(*low, *low, runs))
+        let (low, runs, horizon) = self.written.insert(now);
+        Some(bookkeeping::encode(*low, *low, runs, *horizon))
     }
 }

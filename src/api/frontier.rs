@@ -56,7 +56,7 @@ impl Frontier {
             received: standing.received.map(sequence),
             unsettled: standing.unsettled,
             oldest_unsettled: standing.oldest_unsettled.map(sequence),
-            horizon: None,
+            horizon: standing.horizon.map(sequence),
             unavailable: standing.unavailable.map(Unavailable::as_str),
         }
     }

@@ -118,5 +118,7 @@ fn told(standing: &Value) -> String {
     };
     let field = |name: &str| cell(&standing[name]);
     let line = format!("frontier {frontier}   received {}   unsettled {}", field("received"), field("unsettled"));
-    if standing["oldest_unsettled"].is_null() { line } else { format!("{line}   oldest {}", field("oldest_unsettled")) }
+    let known = [("oldest", "oldest_unsettled"), ("horizon", "horizon")];
+    let known = known.into_iter().filter(|(_, name)| !standing[*name].is_null());
+    known.fold(line, |line, (word, name)| format!("{line}   {word} {}", field(name)))
 }

@@ -5,9 +5,11 @@
 //! F2: what an application did without counting (`at_least_once`) makes every later claim void.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::cascades::{self, Cascades, Pending};
 use super::dead_letters::DeadLetters;
+use super::horizon::{self, Samples};
 use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
@@ -54,6 +56,8 @@ pub struct Standing {
     pub unavailable: Option<Unavailable>,
     /// How many entries all that is known takes: memory grows with them.
     pub entries: usize,
+    /// The sequence up to which REMOVE markers are deleted.
+    pub horizon: Option<u64>,
 }
 
 /// What is known of one root.
@@ -89,6 +93,10 @@ pub struct Book {
     pub(super) topic_ids: BTreeMap<String, String>,
     /// Since when sequences up to here were known, in milliseconds since 1970.
     pub(super) times: Times,
+    /// The horizon that was announced last and is not void.
+    pub(super) horizon: Option<u64>,
+    /// What the frontier was.
+    pub(super) samples: Samples,
     pub(super) uncounted: bool,
 }
 
@@ -132,6 +140,8 @@ impl Book {
         if self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered) {
             self.came = Runs::default();
         }
+        self.horizon = horizon::after(self.horizon, progress.horizon, self.horizon_limit());
+        self.samples.note(self.frontier_known(), self.horizon, at_ms);
     }
 
     fn add_others(&mut self, first: u64, length: u64, counts: &proto::Counts, depth: u8) {
@@ -168,12 +178,21 @@ impl Book {
         let received = self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
         let unsettled = self.originals.roots();
         if self.uncounted {
-            return Standing { received, unavailable: Some(Unavailable::NeedsExactlyOnce), ..Standing::default() };
+            let unavailable = Some(Unavailable::NeedsExactlyOnce);
+            return Standing { received, unavailable, horizon: self.horizon, ..Standing::default() };
         }
         let oldest_unsettled = self.originals.first();
         let oldest_since_ms = oldest_unsettled.and_then(|oldest| self.times.of(oldest));
-        let entries = self.entries();
-        let known = Standing { received, unsettled, oldest_unsettled, oldest_since_ms, entries, ..Standing::default() };
+        let (entries, horizon) = (self.entries(), self.horizon);
+        let known = Standing {
+            received,
+            unsettled,
+            oldest_unsettled,
+            oldest_since_ms,
+            entries,
+            horizon,
+            ..Standing::default()
+        };
         match self.epochs.last_key_value() {
             Some((_, epoch)) if !epoch.is_ordered => Standing { unavailable: Some(Unavailable::NeedsMark), ..known },
             _ => Standing { frontier: self.frontier(), ..known },
@@ -187,6 +206,36 @@ impl Book {
         let number = (limit >> EPOCH_SHIFT) as u8;
         let below = || self.epochs.range(..number).rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
         last_below(number, limit).or_else(below)
+    }
+
+    /// The frontier, where it can be told.
+    fn frontier_known(&self) -> Option<u64> {
+        if planted::is(Bug::HorizonUnsettled) {
+            return self.standing().received;
+        }
+        let is_ordered = self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered);
+        if self.uncounted || !is_ordered { None } else { self.frontier() }
+    }
+
+    /// The greatest horizon that is not void here.
+    fn horizon_limit(&self) -> Option<u64> {
+        let oldest_open = self.others.first_key_value().map(|((sequence, ..), _)| *sequence);
+        horizon::limit(self.frontier_known(), oldest_open.filter(|_| !planted::is(Bug::RetriesPassed)))
+    }
+
+    /// The horizon: REMOVE markers at or below it are deleted. `None` = none is.
+    pub fn horizon(&self) -> Option<u64> {
+        self.horizon
+    }
+
+    /// The horizon to announce at `now_ms` (milliseconds since 1970), where it is above the last one: the frontier as it
+    /// was `retention` ago.
+    pub fn horizon_due(&self, now_ms: i64, retention: Duration) -> Option<u64> {
+        let frontier = match i64::try_from(retention.as_millis()).unwrap_or(i64::MAX) {
+            0 => self.frontier_known(),
+            retention => self.samples.as_of(now_ms.saturating_sub(retention)),
+        };
+        frontier.min(self.horizon_limit()).filter(|due| Some(*due) > self.horizon)
     }
 
     /// What is known of a root; `None` when it was never received.

@@ -54,6 +54,8 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     parts[0].source_positions = book.positions.values().cloned().collect();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
     parts[0].dead_letters.get_or_insert_default().from = known_from;
+    parts[0].horizon = book.horizon;
+    parts[0].frontiers = book.samples.told().flat_map(|(frontier, at_ms)| [frontier, at_ms.max(0) as u64]).collect();
     let count = parts.len() as u32;
     for (number, part) in (0..).zip(&mut parts) {
         (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
@@ -129,6 +131,10 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         for [end, at_ms] in part.times.as_chunks::<2>().0 {
             book.times.note(*end, i64::try_from(*at_ms).unwrap_or(i64::MAX));
         }
+        book.horizon = book.horizon.max(part.horizon);
+        for [frontier, at_ms] in part.frontiers.as_chunks::<2>().0 {
+            book.samples.add(*frontier, i64::try_from(*at_ms).unwrap_or(i64::MAX));
+        }
         for counts in &part.counts {
             for (first, length) in expand_runs(&counts.runs) {
                 if (counts.generation, counts.retry) == (0, 0) {
@@ -180,6 +186,19 @@ mod tests {
         counts::records(counts.collect(), told)
     }
 
+    /// Records that tell that roots are settled one by one, and announcements of horizons, one each 400 ms.
+    fn horizons(told: &[(u64, Option<u64>)]) -> Vec<(proto::Progress, i64)> {
+        let mut end = 0;
+        let tell = |(place, (more, horizon)): (usize, &(u64, Option<u64>))| {
+            end += more;
+            let at = proto::SourcePosition { topic: "t".into(), position: end as i64, epoch: 1, ..Default::default() };
+            let horizon = horizon.map(|horizon| (1 << 56) | horizon);
+            let progress = proto::Progress { source_positions: vec![at], horizon, ..Default::default() };
+            (progress, place as i64 * 400)
+        };
+        told.iter().enumerate().map(tell).collect()
+    }
+
     proptest! {
         #[test]
         fn a_snapshot_and_the_rest_are_the_whole(
@@ -210,6 +229,36 @@ mod tests {
                     whole.take(&record, 9000);
                     rest.take(&record, 9000);
                 }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_knows_the_horizon_and_what_the_frontier_was(
+            told in prop::collection::vec((0u64..4, prop::option::of(0u64..60)), 0..60),
+            cut in 0usize..60,
+            open in prop::option::of(0u64..40),
+        ) {
+            let mut whole = Book::default();
+            let retry = open.map(|root| Count::produced(&Stamp::root(1, root), 1));
+            counts::records(retry.into_iter().collect(), Default::default()).iter().for_each(|record| whole.take(record, 0));
+            let records = horizons(&told);
+            let (before, after) = records.split_at(cut.min(records.len()));
+            before.iter().for_each(|(record, at_ms)| whole.take(record, *at_ms));
+            let mut rest = read(&write(&whole, 7, "me", RUNS_PER_PART));
+            for (record, at_ms) in [(&proto::Progress::default(), 0)].into_iter().chain(after.iter().map(|(r, at)| (r, *at))) {
+                whole.take(record, at_ms);
+                rest.take(record, at_ms);
+                prop_assert_eq!(rest.standing(), whole.standing());
+                prop_assert_eq!(rest.samples.told().collect::<Vec<_>>(), whole.samples.told().collect::<Vec<_>>());
+                for now in (0..40_000).step_by(900) {
+                    let due = |book: &Book| book.horizon_due(now, std::time::Duration::from_secs(3));
+                    prop_assert_eq!(due(&rest), due(&whole));
+                    let holds = due(&whole).is_none_or(|due| Some(due) <= whole.standing().frontier);
+                    prop_assert!(holds && open.is_none_or(|open| due(&whole) < Some((1 << 56) | open)), "V1, V2");
+                }
+                prop_assert!(open.is_none_or(|open| whole.horizon() < Some((1 << 56) | open)), "V2");
             }
         }
     }

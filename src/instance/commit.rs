@@ -320,7 +320,8 @@ fn compose(topics: &Topics, output: Option<&Output>, work: Work) -> Transaction 
     let progress = counts::records(std::mem::take(&mut outbox.counts), told);
     let mut appends = outbox.into_appends(topics);
     if let Some(output) = output {
-        appends.extend(output.appends(work.changes.iter().flat_map(|(_, entries, _)| entries.iter())));
+        let entries = work.changes.iter().flat_map(|(_, entries, _)| entries.iter());
+        appends.extend(output.appends(entries.map(|(key, entry)| (key, entry.as_ref()))));
     }
     appends.extend(work.changes.into_iter().filter_map(|(partition, entries, bookkeeping)| {
         let records = changelog_records(&entries, bookkeeping);
@@ -343,11 +344,15 @@ fn aborted(word: &'static str, reason: String) -> Ended {
     Ended::Aborted(reason)
 }
 
-/// Of each key only the last entry of the transaction, then the bookkeeping.
+/// Of each key only the last entry of the transaction, or its tombstone, then the bookkeeping.
 fn changelog_records(entries: &Entries, bookkeeping: Option<Bytes>) -> Vec<NewRecord> {
     let mut arena = BytesMut::new();
     let mut records = Vec::with_capacity(entries.len() + 1);
     for (key, entry) in entries {
+        let Some(entry) = entry else {
+            records.push(changelog::tombstone_record(key));
+            continue;
+        };
         if arena.capacity() - arena.len() < entry.weight() {
             arena = BytesMut::with_capacity((64 << 10).max(entry.weight()));
         }

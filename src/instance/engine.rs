@@ -13,8 +13,11 @@ mod awake;
 mod committing;
 mod disk;
 mod flow;
+mod horizon;
 mod questions;
+mod setting;
 mod sources;
+mod writing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -28,7 +31,6 @@ use super::commit::{Ended, Work};
 use super::opening::OpenError;
 use super::view::Totals;
 use crate::cause::Cause;
-use crate::config::Config;
 use crate::dead_letter::Reason;
 use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
@@ -39,21 +41,21 @@ use crate::planted::{self, Bug};
 use crate::proto::Origin;
 use crate::sequencer::Sequencer;
 use crate::sequencer::stamps::{Beyond, Judgement};
-use crate::store::schema::Checkpoint;
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::markers::Found;
 use crate::task::Task;
 use crate::task::execute::{self, Executed};
 use crate::task::gate::{self, Decision};
-use crate::task::overlay::Entries;
 use crate::task::queue::Queued;
 use crate::task::restore::Restored;
-use crate::topics::Topics;
 use assignment::Revoking;
 use awake::Awake;
 use committing::{Committing, Composition};
 use disk::Disk;
 pub use questions::{Answered, Listing, Question, ThreadStatus};
+pub use setting::Setting;
 use sources::SourceSlot;
+pub use writing::{Flush, Sweep};
 
 /// The longest wait for a retry that a handler can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -93,6 +95,17 @@ pub enum Input {
         /// What came of it.
         result: Result<(), StoreError>,
     },
+    /// REMOVE markers at or below this sequence are to be deleted: it is announced, and not void (protocol P19).
+    Horizon(u64),
+    /// A search for markers ended.
+    Swept {
+        /// The task's partition.
+        partition: i32,
+        /// The task's incarnation.
+        incarnation: u64,
+        /// What it has found.
+        result: Result<Found, StoreError>,
+    },
     /// How many changelog records an opening partition still misses.
     Remaining(i32, i64),
     /// A record that a source partition stands at was judged; the epoch is that of [`Effect::Judge`].
@@ -131,53 +144,12 @@ pub enum Effect {
     Commit(Box<Work>),
     /// Write this into a store; answer by [`Input::Flushed`].
     Flush(Flush),
+    /// Look for markers in a store, not at the same time as a [`Effect::Flush`] (R8); answer by [`Input::Swept`].
+    Sweep(Sweep),
     /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`].
     Judge(Beyond, u64),
     /// The engine cannot go on, for this reason.
     Fail(String),
-}
-
-/// What is to be written into a store.
-#[derive(Clone, Debug)]
-pub struct Flush {
-    /// The task's partition.
-    pub partition: i32,
-    /// The task's incarnation.
-    pub incarnation: u64,
-    /// The store.
-    pub store: Arc<Store>,
-    /// Committed entries.
-    pub entries: Arc<Entries>,
-    /// The bookkeeping, when it changed.
-    pub bookkeeping: Option<Bytes>,
-    /// The place in the changelog that all this covers.
-    pub checkpoint: Checkpoint,
-    /// Also onto the disk: the partition is given back.
-    pub durable: bool,
-}
-
-/// What an engine works with.
-pub struct Setting {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// Names.
-    pub topics: Topics,
-    /// The id of each source topic, by name.
-    pub topic_ids: BTreeMap<Arc<str>, Arc<str>>,
-    /// Every partition of the source topics.
-    pub source_partitions: Vec<TopicPartition>,
-    /// The transactional id of this thread's producer.
-    pub producer_id: String,
-    /// Where this instance's HTTP answers.
-    pub address: String,
-    /// Which of the instance's threads this is, from 1.
-    pub thread: usize,
-    /// Its share of `processing.max_in_flight`.
-    pub max_in_flight: usize,
-    /// Its share of `processing.max_buffered`, in bytes.
-    pub max_buffered: usize,
-    /// The bytes of committed entries that may wait above its stores.
-    pub overlay_bytes: usize,
 }
 
 /// One engine thread's tasks and all that it does with them.
@@ -208,6 +180,8 @@ pub struct Engine<C> {
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
     troubles: BTreeMap<String, String>,
     disk: Disk,
+    /// The horizon as far as it was read.
+    horizon: Option<u64>,
     awake: Awake,
     /// Too many roots are unsettled.
     crowded: bool,
@@ -246,6 +220,7 @@ impl<C: Calls> Engine<C> {
             retries: BinaryHeap::new(),
             troubles: BTreeMap::new(),
             disk: Disk::default(),
+            horizon: None,
             awake: Awake::default(),
             crowded: false,
             parked: Vec::new(),
@@ -264,6 +239,8 @@ impl<C: Calls> Engine<C> {
             Input::Claimed { of, epoch, position } => self.claimed(&of, epoch, position),
             Input::Opened { of, epoch, opened } => self.opened(of, epoch, opened),
             Input::Flushed { partition, incarnation, result } => self.flushed(partition, incarnation, result, now),
+            Input::Horizon(horizon) => self.horizon_is(horizon),
+            Input::Swept { partition, incarnation, result } => self.swept(partition, incarnation, result),
             Input::Remaining(partition, records) => self.remaining(partition, records),
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Sources(partitions) => self.sources_are(partitions),
@@ -280,6 +257,7 @@ impl<C: Calls> Engine<C> {
     pub fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.serve_line(now);
         self.mind_stores(now);
+        self.sweep_if_due(now);
         self.commit_if_due(now);
         self.adjust_flow();
         std::mem::take(&mut self.effects)
@@ -370,6 +348,11 @@ impl<C: Calls> Engine<C> {
     /// Steps 4 and 5: asks the gate and calls the handler. True when the event holds its key afterwards.
     fn begin(&mut self, partition: i32, queued: Queued, now: Instant) -> bool {
         let Some(task) = self.tasks.get_mut(&partition) else { return false };
+        if task.is_before_horizon(&queued.event) {
+            let attempts = queued.attempt - 1;
+            self.refuse_before_horizon(partition, &queued, attempts);
+            return false;
+        }
         let event = &queued.event;
         let policy = self.setting.config.processing.superseded;
         let decide = |held: Option<&Entry>| gate::decide(&event.stamp, held.map(|held| &held.stamp), policy);
@@ -414,6 +397,12 @@ impl<C: Calls> Engine<C> {
             // Given back: its next owner runs it.
             self.buffered = self.buffered.saturating_sub(queued.event.weight());
             return;
+        }
+        if task.is_before_horizon(&queued.event) {
+            // It was read before the horizon has passed it.
+            let attempts = queued.attempt;
+            self.refuse_before_horizon(partition, &queued, attempts);
+            return self.proceed(partition, key, now);
         }
         let event = &queued.event;
         // It ran, so it is not dropped any more (and K1 lets nothing newer pass it).

@@ -33,7 +33,7 @@ impl Instance {
             return not_ready(self.why_silent());
         };
         match answered {
-            Answered::Entry(entry) => Lookup::Here { partition, entry: Some(entry) },
+            Answered::Entry(entry) => Lookup::Here { partition, entry },
             Answered::NotReady(reason) => not_ready(reason),
             Answered::AskStore(store) => match blocking(move || store.get(&key)).await {
                 Some(Ok(entry)) => Lookup::Here { partition, entry },
@@ -101,8 +101,8 @@ impl Instance {
     }
 }
 
-/// One ordered run of entries; a heap of their first keys merges them.
-type Run<'a> = Box<dyn Iterator<Item = Result<(Bytes, Entry), StoreError>> + 'a>;
+/// One ordered run of what keys hold; a heap of their first keys merges them.
+type Run<'a> = Box<dyn Iterator<Item = Result<(Bytes, Option<Entry>), StoreError>> + 'a>;
 
 /// Merges what waits above the stores with what is in them.
 fn page(query: &ListQuery, listings: &[Listing]) -> Result<Page, StoreError> {
@@ -116,7 +116,8 @@ fn page(query: &ListQuery, listings: &[Listing]) -> Result<Page, StoreError> {
             item.as_ref().map_or(true, |(key, _)| key.starts_with(&query.prefix))
         };
         runs.push((listing.partition, Box::new(above)));
-        runs.push((listing.partition, Box::new(stored.take_while(within))));
+        let stored = stored.take_while(within).map(|item| item.map(|(key, entry)| (key, Some(entry))));
+        runs.push((listing.partition, Box::new(stored)));
     }
     let cut = listings.iter().filter_map(|listing| listing.cut.as_ref()).min();
     let mut heads: Vec<Option<Entry>> = vec![None; runs.len()];
@@ -157,7 +158,7 @@ fn advance(
     heap: &mut BinaryHeap<Reverse<(Bytes, usize)>>,
 ) -> Result<(), StoreError> {
     if let Some((key, entry)) = run.next().transpose()? {
-        heads[number] = Some(entry);
+        heads[number] = entry;
         heap.push(Reverse((key, number)));
     }
     Ok(())
@@ -181,7 +182,7 @@ mod tests {
         stores: &Stores,
         partition: i32,
         stored: &[&str],
-        above: &[(&str, Action)],
+        above: &[(&str, Option<Action>)],
         cut: Option<&str>,
     ) -> Listing {
         let identity = Identity { application: "t".into(), partition, changelog_id: "i".into() };
@@ -190,9 +191,9 @@ mod tests {
             stored.iter().map(|key| (Bytes::copy_from_slice(key.as_bytes()), entry(Action::Add, "stored"))).collect();
         let checkpoint = Checkpoint { position: 1, at_end_ms: 1 };
         store.write(stored.iter().map(|(key, entry)| (key, Some(entry))), None, checkpoint).unwrap();
-        let above: BTreeMap<Bytes, Entry> = above
+        let above: BTreeMap<Bytes, Option<Entry>> = above
             .iter()
-            .map(|(key, action)| (Bytes::copy_from_slice(key.as_bytes()), entry(*action, "above")))
+            .map(|(key, action)| (Bytes::copy_from_slice(key.as_bytes()), action.map(|action| entry(action, "above"))))
             .collect();
         let cut = cut.map(|cut| Bytes::copy_from_slice(cut.as_bytes()));
         Listing { partition, above, cut, store: Arc::new(store) }
@@ -210,8 +211,8 @@ mod tests {
     fn pages_are_merged_and_cut() {
         let folder = tempfile::tempdir().unwrap();
         let stores = Stores::new(folder.path().to_owned(), 1 << 20, 1 << 20);
-        let (add, remove) = (Action::Add, Action::Remove);
-        let one = listing(&stores, 1, &["a", "c", "e", "x"], &[("c", remove), ("d", add)], None);
+        let (add, remove) = (Some(Action::Add), Some(Action::Remove));
+        let one = listing(&stores, 1, &["a", "b2", "c", "e", "x"], &[("b2", None), ("c", remove), ("d", add)], None);
         let two = listing(&stores, 2, &["b", "f"], &[("a0", remove), ("b", add)], Some("b"));
         let query = |limit, removed| ListQuery { limit, removed, ..ListQuery::default() };
         let both = [one, two];

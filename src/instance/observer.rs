@@ -3,19 +3,22 @@
 //! W1: what is told is of a prefix of the topic: late perhaps, never early, and the frontier never goes back.
 //! W2: those who wait are asked again whenever something has changed; nothing is polled.
 //! W3: what lies below a snapshot is deleted only when that was read back, committed (protocol P21).
+//! W4 is in `announcing.rs`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::announcing::Announcing;
 use super::crowd::Crowd;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing};
 use crate::log::{Append, Isolation, Log, LogError, Reader, Record, TopicPartition};
 use crate::metrics;
-use crate::progress::{self, Told, snapshot_record};
+use crate::progress::{self, Told, counts_record, snapshot_record};
+use crate::proto;
 
 /// How long one look for new records lasts.
 const LOOK: Duration = Duration::from_millis(100);
@@ -76,6 +79,7 @@ impl Observer {
         let standing = book.standing();
         drop(book);
         metrics::frontier(standing.frontier, standing.unsettled);
+        metrics::horizon(standing.horizon);
         debug_assert!(standing.frontier >= self.told.borrow().frontier || standing.unavailable.is_some(), "W1");
         self.told.send_replace(standing);
     }
@@ -99,6 +103,10 @@ pub struct Reading<'a> {
     pub writes: &'a dyn Fn() -> bool,
     /// Whether what lies below a snapshot is deleted.
     pub purges: bool,
+    /// When a horizon is announced; `None` = never.
+    pub announcing: Option<Announcing>,
+    /// Takes the horizon.
+    pub tell_horizon: &'a dyn Fn(u64),
     /// Takes what keeps it from reading; `None` = nothing.
     pub report: &'a dyn Fn(Option<LogError>),
     /// Is told whether too many roots are unsettled.
@@ -211,7 +219,7 @@ impl Reading<'_> {
             if let Some((position, parts)) = reads.assembly.take(part).filter(|(position, _)| *position >= low) {
                 let mut book = self.observer.book();
                 *book = snapshot::read(&parts);
-                self.observer.publish(book);
+                self.publish(book);
                 return Ok(Some(position));
             }
         }
@@ -236,8 +244,20 @@ impl Reading<'_> {
                 Told::Else => {}
             }
         }
-        self.observer.publish(book);
+        self.publish(book);
         Ok(complete)
+    }
+
+    fn publish(&self, book: MutexGuard<'_, Book>) {
+        let horizon = book.horizon();
+        self.observer.publish(book);
+        horizon.into_iter().for_each(self.tell_horizon);
+    }
+
+    /// From where it is read like everything else: its place in the topic decides whether it counts (protocol P19).
+    fn announce(&self, horizon: u64) -> Result<(), LogError> {
+        let progress = proto::Progress { horizon: Some(horizon), last: true, ..proto::Progress::default() };
+        self.log.append(Append { to: self.of.clone(), records: vec![counts_record(&progress)] }).map(drop)
     }
 
     /// Deletes what lies below a snapshot that was read back, and writes one when that is due; where the last one
@@ -249,6 +269,11 @@ impl Reading<'_> {
             && (self.writes)()
         {
             self.log.purge(&[(self.of.clone(), complete)])?; // W3
+        }
+        if let Some(announcing) = self.announcing.as_ref().filter(|_| (self.writes)())
+            && let Some(horizon) = announcing.due(&self.observer.book())
+        {
+            self.announce(horizon)?;
         }
         if position < last + self.every || !(self.writes)() {
             return Ok(last);
@@ -298,8 +323,6 @@ mod tests {
     use crate::counts::{self, Count};
     use crate::log::embedded::{EmbeddedLog, EmbeddedOptions};
     use crate::log::{NewRecord, NewTopic};
-    use crate::progress::counts_record;
-    use crate::proto;
     use crate::stamp::Stamp;
 
     fn log(folder: &std::path::Path) -> (EmbeddedLog, TopicPartition) {
@@ -340,6 +363,8 @@ mod tests {
             runs_per_part: 100,
             writes: &|| writes,
             purges: true,
+            announcing: None,
+            tell_horizon: &|_| {},
             report: &report,
             crowded: &|_| {},
             stopping: &stopping,
@@ -384,6 +409,8 @@ mod tests {
             runs_per_part: 100,
             writes: &|| false,
             purges: false,
+            announcing: None,
+            tell_horizon: &|_| {},
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
 use super::commit::{Committer, Current, Mark, Means, Setup, Work};
-use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting};
+use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting, Sweep};
 use super::judging::Judge;
 use super::opening::{OpenError, Opener};
 use super::topology::{self, Topology, Wanted};
@@ -124,7 +124,7 @@ impl EngineThread {
         let engine = Engine::new(setting, calls, Arc::clone(&member), clock::now());
         let surroundings = Surroundings {
             works: spawn_committer(committer, inputs_in.clone(), Arc::clone(&left), Alarm(Arc::clone(&failed))),
-            flushes: spawn_flusher(inputs_in.clone()),
+            stores: spawn_flusher(inputs_in.clone()),
             opener: Arc::new(opener),
             judge,
             inputs: inputs_in.clone(),
@@ -147,6 +147,11 @@ impl EngineThread {
     /// Passes a question on; its sender is dropped when the engine is gone.
     pub(super) fn ask(&self, question: Question) {
         let _ = self.questions.send(Input::Question(question));
+    }
+
+    /// The horizon is this.
+    pub(super) fn horizon_is(&self, horizon: u64) {
+        let _ = self.questions.send(Input::Horizon(horizon));
     }
 
     /// Something outside is wrong, or well again.
@@ -195,7 +200,7 @@ impl Drop for Alarm {
 /// Where effects go.
 struct Surroundings {
     works: (Sender<(Work, u64)>, JoinHandle<()>),
-    flushes: (Sender<Flush>, JoinHandle<()>),
+    stores: (Sender<StoreWork>, JoinHandle<()>),
     opener: Arc<Opener>,
     judge: Judge,
     inputs: Sender<Input>,
@@ -255,7 +260,8 @@ fn run(
         for effect in effects {
             match effect {
                 Effect::Commit(work) => drop(surroundings.works.0.send((*work, surroundings.current.losses()))),
-                Effect::Flush(flush) => drop(surroundings.flushes.0.send(flush)),
+                Effect::Flush(flush) => drop(surroundings.stores.0.send(StoreWork::Flush(flush))),
+                Effect::Sweep(sweep) => drop(surroundings.stores.0.send(StoreWork::Sweep(sweep))),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
                 Effect::Judge(beyond, epoch) => surroundings.judge(beyond, epoch),
                 Effect::Fail(reason) if !has_failed => {
@@ -272,8 +278,8 @@ fn run(
     // What is on its way into the stores arrives there, and nobody has a database open any more when the process ends:
     // RocksDB does not survive the end of its own statics.
     drop(engine);
-    let Surroundings { works: (works, committer), flushes: (flushes, flusher), waiting, .. } = surroundings;
-    drop((works, flushes));
+    let Surroundings { works: (works, committer), stores: (stores, flusher), waiting, .. } = surroundings;
+    drop((works, stores));
     for thread in waiting.into_inner().into_iter().chain([committer, flusher]) {
         // A panic has been told by its hook.
         let _ = thread.join();
@@ -300,26 +306,39 @@ fn spawn_committer(
     (works_in, thread.expect("the process can start a thread"))
 }
 
-fn spawn_flusher(inputs: Sender<Input>) -> (Sender<Flush>, JoinHandle<()>) {
-    let (flushes_in, flushes) = unbounded::<Flush>();
-    let write = move || {
-        for flush in flushes {
-            let begun = clock::now();
-            let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
-            let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, Some(entry))).collect();
-            sorted.sort_unstable_by_key(|(key, _)| *key);
-            let mut result = store.write(sorted, bookkeeping.as_ref(), checkpoint);
-            if durable && result.is_ok() {
-                result = store.flush();
-            }
-            drop((entries, store));
-            metrics::store_flushed(begun.elapsed());
-            // The engine is gone and nobody needs the answer.
-            let _ = inputs.send(Input::Flushed { partition, incarnation, result });
+/// What the one writer of the stores does (R8).
+enum StoreWork {
+    Flush(Flush),
+    Sweep(Sweep),
+}
+
+fn spawn_flusher(inputs: Sender<Input>) -> (Sender<StoreWork>, JoinHandle<()>) {
+    let (works_in, works) = unbounded();
+    let work = move || {
+        for work in works {
+            let done = match work {
+                StoreWork::Flush(flush) => write(flush),
+                StoreWork::Sweep(sweep) => sweep.carry_out(),
+            };
+            // Where the engine is gone nobody needs the answer.
+            let _ = inputs.send(done);
         }
     };
-    let thread = thread::Builder::new().name("flusher".into()).spawn(write).expect("the process can start a thread");
-    (flushes_in, thread)
+    let thread = thread::Builder::new().name("flusher".into()).spawn(work).expect("the process can start a thread");
+    (works_in, thread)
+}
+
+fn write(flush: Flush) -> Input {
+    let begun = clock::now();
+    let Flush { partition, incarnation, store, entries, bookkeeping, checkpoint, durable } = flush;
+    let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, entry.as_ref())).collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    let mut result = store.write(sorted, bookkeeping.as_ref(), checkpoint);
+    if durable && result.is_ok() {
+        result = store.flush();
+    }
+    metrics::store_flushed(begun.elapsed());
+    Input::Flushed { partition, incarnation, result }
 }
 
 impl Surroundings {

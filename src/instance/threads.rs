@@ -51,6 +51,11 @@ impl Threads {
         self.0.iter().for_each(|thread| thread.crowded(is_crowded));
     }
 
+    /// The horizon is this.
+    pub(super) fn horizon_is(&self, horizon: u64) {
+        self.0.iter().for_each(|thread| thread.horizon_is(horizon));
+    }
+
     /// The source topics have been looked at.
     pub(super) fn sources_are(&self, partitions: &[TopicPartition]) {
         self.0.iter().for_each(|thread| thread.sources_are(partitions.to_vec()));

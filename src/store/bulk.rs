@@ -5,10 +5,12 @@
 //! B2: what is sorted in memory is bounded by a budget, whatever the size of the state.
 //! B3: of a key counts what was said last, but of two entries with no deletion between them the one with the greater
 //!     stamp: compaction of the changelog keeps the last offset, not the greatest stamp. Runs keep enough to tell.
+//! B4: the rows of markers (R8) are made of the entries that are left, and are sorted once more in a part of the budget.
 
 mod files;
 mod merge;
 mod run;
+mod sorter;
 
 use std::io;
 use std::path::PathBuf;
@@ -17,11 +19,11 @@ use bytes::Bytes;
 use rocksdb::{Options, WriteBatch};
 
 use super::schema::{self, Checkpoint};
-use super::{Store, StoreError, failure};
+use super::{Store, StoreError, failure, markers};
 use crate::entry::Entry;
 use files::Files;
-use merge::Spill;
-use run::{Buffer, Item, Said};
+use run::{Item, Said};
+use sorter::Sorter;
 
 /// Less than this is not worth files of its own, in bytes.
 const SMALL: usize = 1 << 20;
@@ -33,9 +35,9 @@ const FOLDER: &str = "filling";
 pub struct Bulk {
     folder: PathBuf,
     options: Options,
-    budget: usize,
-    buffer: Buffer,
-    spill: Option<Spill>,
+    entries: Sorter,
+    /// For the rows of markers, in bytes.
+    rows_budget: usize,
 }
 
 impl std::fmt::Debug for Bulk {
@@ -47,34 +49,31 @@ impl std::fmt::Debug for Bulk {
 impl Bulk {
     /// For the store whose folder and options these are; sorts in `budget` bytes.
     pub(super) fn new(store: PathBuf, options: Options, budget: usize) -> Bulk {
-        Bulk { folder: store.join(FOLDER), options, budget, buffer: Buffer::default(), spill: None }
+        let (folder, rows_budget) = (store.join(FOLDER), budget / 4);
+        Bulk { entries: Sorter::new(folder.clone(), budget - rows_budget), folder, options, rows_budget }
     }
 
     /// The key holds this.
     pub fn put(&mut self, key: &[u8], entry: &Entry) -> Result<(), StoreError> {
-        self.buffer.push(Said::Put, key, |out| schema::encode_entry_into(entry, out));
+        self.entries.push(Said::Put, &[&[schema::ENTRY], key], |out| schema::encode_entry_into(entry, out));
         self.spill_if_full()
     }
 
     /// The key holds nothing any more.
     pub fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        self.buffer.push(Said::Deleted, key, |_| {});
+        self.entries.push(Said::Deleted, &[&[schema::ENTRY], key], |_| {});
         self.spill_if_full()
     }
 
     fn spill_if_full(&mut self) -> Result<(), StoreError> {
-        if self.buffer.memory() < self.budget { Ok(()) } else { self.spill().map_err(|error| self.failed(&error)) }
+        if self.entries.is_full() { self.spill().map_err(|error| self.failed(&error)) } else { Ok(()) }
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        if self.spill.is_none() {
+        if !self.entries.has_spilled() {
             self.clear()?;
-            self.spill = Some(Spill::create(&self.folder)?);
         }
-        let Some(spill) = &mut self.spill else { return Ok(()) };
-        spill.write(&self.buffer)?;
-        self.buffer.clear();
-        Ok(())
+        self.entries.spill()
     }
 
     /// What an earlier try has left goes.
@@ -94,41 +93,53 @@ impl Bulk {
         bookkeeping: Option<&Bytes>,
         checkpoint: Checkpoint,
     ) -> Result<(), StoreError> {
-        if self.spill.is_none() && self.buffer.memory() < SMALL {
+        if !self.entries.has_spilled() && self.entries.memory() < SMALL {
             return self.write(store, bookkeeping, checkpoint);
         }
-        // 1. Files with the entries, and one with what the store says of itself, which lies in the way of no entry.
-        if self.spill.is_some() && !self.buffer.is_empty() {
-            self.spill().map_err(|error| self.failed(&error))?;
-        } else if self.spill.is_none() {
-            self.clear().map_err(|error| self.failed(&error))?;
-        }
-        let mut files = Files::new(&self.folder, &self.options);
-        let mut take = |item: &Item<'_>| match item.said {
-            Said::Deleted => Ok(()),
-            Said::Put | Said::PutAnew => files.put(item.key, item.value),
-        };
-        match &self.spill {
-            Some(spill) => spill.merge(self.budget, &mut take),
-            None => self.buffer.sorted(&mut take),
-        }
-        .map_err(|error| self.failed(&error))?;
-        let (bookkeeping, checkpoint) = (bookkeeping.map(|bytes| &bytes[..]), schema::encode(&checkpoint));
-        let bookkeeping = bookkeeping.map(|bytes| (schema::BOOKKEEPING, bytes));
+        // 1. Files with the entries, one with what the store says of itself, and files with the rows of markers: none
+        //    lies in the way of another.
         // 2. The store takes all of them or none. A crash before leaves files that the next try deletes.
-        store.ingest(|(link, value)| {
-            let own = [(&link[..], &value[..])].into_iter().chain(bookkeeping);
-            let paths = files.finish(own.chain([(schema::CHECKPOINT, &checkpoint[..])]));
-            paths.map_err(|error| self.failed(&error))
-        })
+        store.ingest(|link| self.files(link, bookkeeping, checkpoint).map_err(|error| self.failed(&error)))
         // 3. Dropping deletes the folder. A crash before leaves an empty one.
     }
 
+    fn files(
+        &mut self,
+        (link, of_link): &(Vec<u8>, Vec<u8>),
+        bookkeeping: Option<&Bytes>,
+        checkpoint: Checkpoint,
+    ) -> io::Result<Vec<PathBuf>> {
+        if !self.entries.has_spilled() {
+            self.clear()?;
+        }
+        let mut files = Files::new(&self.folder, &self.options);
+        let mut rows = Sorter::new(self.folder.clone(), self.rows_budget);
+        self.entries.sorted(&mut |item| {
+            if item.said == Said::Deleted {
+                return Ok(());
+            }
+            files.put(item.key, item.value)?;
+            let Some(row) = schema::marker_row(&item.key[1..], item.value) else { return Ok(()) };
+            rows.push(Said::Put, &[&row], |_| {});
+            if rows.is_full() { rows.spill() } else { Ok(()) }
+        })?;
+        files.end()?;
+        files.put(link, of_link)?;
+        if let Some(bookkeeping) = bookkeeping {
+            files.put(schema::BOOKKEEPING, bookkeeping)?;
+        }
+        files.put(schema::CHECKPOINT, &schema::encode(&checkpoint))?;
+        files.end()?;
+        rows.sorted(&mut |row| files.put(row.key, row.value))?;
+        files.finish()
+    }
+
     /// All of it in one batch.
-    fn write(&self, store: &Store, bookkeeping: Option<&Bytes>, checkpoint: Checkpoint) -> Result<(), StoreError> {
+    fn write(&mut self, store: &Store, bookkeeping: Option<&Bytes>, checkpoint: Checkpoint) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let taken = self.buffer.sorted(&mut |item| {
+        let taken = self.entries.sorted(&mut |item: &Item<'_>| {
             if item.said != Said::Deleted {
+                markers::put(&mut batch, &item.key[1..], item.value);
                 batch.put(item.key, item.value);
             }
             Ok(())

@@ -7,8 +7,9 @@
 //! | `m` + `identity` | whose store this is: [`Identity`] |
 //! | `m` + `checkpoint` | up to where it holds the changelog: [`Checkpoint`] |
 //! | `m` + `bookkeeping` | the partition's `tidegate.v1.Bookkeeping` as it stands in the changelog |
+//! | `r` + stamp + entity key | nothing: here is a REMOVE marker, or was one (`markers.rs`) |
 //!
-//! Every value but the last begins with [`VERSION`]; a store of another version is dropped and restored.
+//! Every value but the last two begins with [`VERSION`]; a store of another version is dropped and restored.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{BorrowDecode, Decode, Encode};
@@ -19,7 +20,7 @@ use crate::event::Action;
 use crate::stamp::Stamp;
 
 /// The format of everything in a store.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// `m` + `identity`
 pub const IDENTITY: &[u8] = b"midentity";
@@ -31,6 +32,8 @@ pub const BOOKKEEPING: &[u8] = b"mbookkeeping";
 pub const ENTRY: u8 = b'e';
 /// The prefix of links.
 pub const LINK: u8 = b'l';
+/// The prefix of the rows of markers.
+pub const MARKER: u8 = b'r';
 
 /// No value of ours is larger; what claims to be is corrupt.
 const LIMIT: usize = 16 << 20;
@@ -91,6 +94,28 @@ pub fn encode_entry_into(entry: &Entry, out: &mut Vec<u8>) {
 /// The stamp of an encoded entry, as it compares; `None` = corrupt.
 pub fn stamp_of(bytes: &[u8]) -> Option<&[u8]> {
     decode_borrowed(bytes).map(|stored| stored.stamp)
+}
+
+/// The row that finds the encoded entry of a key; `None` where it is no marker.
+pub fn marker_row(key: &[u8], entry: &[u8]) -> Option<Vec<u8>> {
+    let stored = decode_borrowed(entry).filter(|stored| stored.removed)?;
+    let mut row = Vec::with_capacity(1 + stored.stamp.len() + key.len());
+    row.push(MARKER);
+    row.extend_from_slice(stored.stamp);
+    row.extend_from_slice(key);
+    Some(row)
+}
+
+/// The entity key in the row of a marker; `None` = corrupt.
+pub fn key_of_row(row: &[u8]) -> Option<&[u8]> {
+    let depth = *row.get(1 + 12)?;
+    row.get(1 + 13 + 4 * usize::from(depth)..)
+}
+
+/// What lies behind the rows of all markers at or below a horizon.
+pub fn behind_markers(horizon: u64) -> Vec<u8> {
+    let Some(next) = horizon.checked_add(1) else { return vec![MARKER + 1] };
+    [&[MARKER][..], &next.to_be_bytes()].concat()
 }
 
 /// Reads an entry; `None` = corrupt.

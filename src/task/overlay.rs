@@ -4,6 +4,8 @@
 //! O1: an entry reaches `committed`, and so the store and any reader, only after its transaction.
 //! O2: what is taken for the store is everything committed, so the position asked from the log at
 //!     that moment covers it (protocol P11).
+//! O3: a tombstone is written only for a marker that is committed, while nothing newer of its key is under way; in
+//!     every layer it hides what lies below.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +14,15 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::entry::Entry;
+use crate::event::Action;
 use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 
-/// Entries by key.
-pub type Entries = HashMap<Bytes, Entry>;
+/// What keys hold from now on; `None` is a tombstone: nothing any more.
+pub type Entries = HashMap<Bytes, Option<Entry>>;
+
+/// What a tombstone takes in memory beside its key, in bytes, roughly.
+const TOMBSTONE: usize = 64;
 
 /// The layers of one partition's state.
 #[derive(Debug)]
@@ -28,13 +34,27 @@ pub struct Overlay {
     store: Arc<Store>,
     committed_bytes: usize,
     committed_records: u64,
+    /// Markers and tombstones in `committed`, at most.
+    removals: u64,
+    /// The least sequence of the markers in `committed` and in `flushing`.
+    markers: [Option<u64>; 2],
 }
 
 impl Overlay {
     /// Nothing above the store.
     pub fn new(store: Arc<Store>) -> Overlay {
         let (open, committed) = (Entries::new(), Entries::new());
-        Overlay { open, committing: None, committed, flushing: None, store, committed_bytes: 0, committed_records: 0 }
+        Overlay {
+            open,
+            committing: None,
+            committed,
+            flushing: None,
+            store,
+            committed_bytes: 0,
+            committed_records: 0,
+            removals: 0,
+            markers: [None; 2],
+        }
     }
 
     /// The store below.
@@ -47,21 +67,22 @@ impl Overlay {
         let committing = self.committing.as_deref().filter(|_| !planted::is(Bug::GateBlind));
         let committing = committing.and_then(|entries| entries.get(key));
         if let Some(entry) = self.open.get(key).or(committing) {
-            return Ok(read(Some(entry)));
+            return Ok(read(entry.as_ref()));
         }
         self.committed(key, read)
     }
 
     fn committed<T>(&self, key: &Bytes, read: impl FnOnce(Option<&Entry>) -> T) -> Result<T, StoreError> {
         match self.committed_above(key) {
-            Some(entry) => Ok(read(Some(entry))),
+            Some(entry) => Ok(read(entry)),
             None => self.store.get(key).map(|entry| read(entry.as_ref())),
         }
     }
 
-    /// What the key holds, committed, if the store may not have it yet.
-    pub fn committed_above(&self, key: &Bytes) -> Option<&Entry> {
-        self.committed.get(key).or_else(|| self.flushing.as_deref().and_then(|entries| entries.get(key)))
+    /// What the key holds, committed, if the store may not have it yet; `Some(None)` is a tombstone.
+    pub fn committed_above(&self, key: &Bytes) -> Option<Option<&Entry>> {
+        let flushing = || self.flushing.as_deref().and_then(|entries| entries.get(key));
+        self.committed.get(key).or_else(flushing).map(Option::as_ref)
     }
 
     /// Whether the transaction under way may change what a committed reader sees of keys that match: its outcome
@@ -77,7 +98,21 @@ impl Overlay {
 
     /// Writes an entry into the transaction being composed.
     pub fn put(&mut self, key: Bytes, entry: Entry) {
-        self.open.insert(key, entry);
+        self.open.insert(key, Some(entry));
+    }
+
+    /// Writes a tombstone into the transaction being composed, if the key holds a marker at or below `horizon` (O3).
+    pub fn bury(&mut self, key: &Bytes, horizon: u64) -> Result<bool, StoreError> {
+        let is_under_way = self.open.contains_key(key) || self.is_key_undecided(key);
+        if is_under_way && !planted::is(Bug::BuriedBlindly) {
+            return Ok(false);
+        }
+        let is_over = |entry: &Entry| entry.action == Action::Remove && entry.stamp.sequence <= horizon;
+        let goes = self.committed(key, |held| held.is_some_and(is_over))?;
+        if goes {
+            self.open.insert(key.clone(), None);
+        }
+        Ok(goes)
     }
 
     /// Hands the composed entries to a transaction.
@@ -94,7 +129,14 @@ impl Overlay {
         // The committer has dropped its share before it tells; a copy is only the slower way.
         let entries = Arc::try_unwrap(entries).unwrap_or_else(|shared| (*shared).clone());
         self.committed_records += entries.len() as u64;
-        self.committed_bytes += entries.iter().map(|(key, entry)| key.len() + entry.weight()).sum::<usize>();
+        for (key, entry) in &entries {
+            self.committed_bytes += key.len() + entry.as_ref().map_or(TOMBSTONE, Entry::weight);
+            if let Some(marker) = entry.as_ref().filter(|entry| entry.action == Action::Remove) {
+                let least = self.markers[0].unwrap_or(u64::MAX);
+                self.markers[0] = Some(least.min(marker.stamp.sequence));
+            }
+            self.removals += u64::from(entry.as_ref().is_none_or(|entry| entry.action == Action::Remove));
+        }
         if self.committed.is_empty() {
             self.committed = entries;
         } else {
@@ -117,15 +159,22 @@ impl Overlay {
         if self.flushing.is_some() {
             return None;
         }
-        (self.committed_bytes, self.committed_records) = (0, 0);
+        (self.committed_bytes, self.committed_records, self.removals) = (0, 0, 0);
+        self.markers = [None, self.markers[0]];
         let entries = Arc::new(std::mem::take(&mut self.committed));
         self.flushing = Some(Arc::clone(&entries));
         Some(entries)
     }
 
-    /// The store has it.
-    pub fn flush_ends(&mut self) {
+    /// The store has it; the least sequence of the markers among it.
+    pub fn flush_ends(&mut self) -> Option<u64> {
         self.flushing = None;
+        self.markers[1].take()
+    }
+
+    /// Whether the store lacks committed markers, or tombstones.
+    pub fn has_removals(&self) -> bool {
+        self.removals > 0
     }
 
     /// Whether a flush is under way.
@@ -135,10 +184,14 @@ impl Overlay {
 
     /// The first `at_most` of the committed entries above the store that match, in byte order of keys:
     /// no more is copied than a page needs.
-    pub fn first_above_store(&self, at_most: usize, matches: impl Fn(&Bytes) -> bool) -> BTreeMap<Bytes, Entry> {
+    pub fn first_above_store(
+        &self,
+        at_most: usize,
+        matches: impl Fn(&Bytes) -> bool,
+    ) -> BTreeMap<Bytes, Option<Entry>> {
         let flushing = self.flushing.iter().flat_map(|entries| entries.iter());
         let newest_last = flushing.chain(self.committed.iter());
-        let mut first: BTreeMap<&Bytes, &Entry> = BTreeMap::new();
+        let mut first: BTreeMap<&Bytes, &Option<Entry>> = BTreeMap::new();
         for (key, entry) in newest_last.filter(|(key, _)| matches(key)) {
             let beyond = first.len() >= at_most && first.last_key_value().is_some_and(|(last, _)| key > last);
             if beyond {

@@ -31,6 +31,8 @@ pub struct Restored {
     pub store: Arc<Store>,
     /// What is complete, from the committed position on, or from beyond it where the bookkeeping knows more.
     pub done: DoneSet,
+    /// Up to where markers may have been deleted.
+    pub horizon: Option<u64>,
     /// The group's committed position of the task's partition.
     pub committed: i64,
     /// How many records were read.
@@ -123,8 +125,8 @@ pub fn restore(
         missing.follow(&store, checkpoint)?
     };
     drop(turn);
-    let done = done_set(&store, plan)?;
-    Ok(Restored { store: Arc::new(store), done, committed: plan.committed, records, rebuilt })
+    let (done, horizon) = books(&store, plan)?;
+    Ok(Restored { store: Arc::new(store), done, horizon, committed: plan.committed, records, rebuilt })
 }
 
 /// What a store lacks of its changelog.
@@ -199,13 +201,15 @@ fn unusable(checkpoint: &Checkpoint, ends: Watermarks, delete_retention_ms: i64)
         .then(|| format!("it was last complete {} s ago and may have missed a deletion", age / 1000))
 }
 
-fn done_set(store: &Store, plan: &Plan<'_>) -> Result<DoneSet, RestoreError> {
+/// The done-set and the horizon.
+fn books(store: &Store, plan: &Plan<'_>) -> Result<(DoneSet, Option<u64>), RestoreError> {
     let Some(bytes) = store.bookkeeping()? else {
-        return Ok(DoneSet::new(plan.committed));
+        return Ok((DoneSet::new(plan.committed), None));
     };
     let failed = |reason: String| RestoreError::Bookkeeping(plan.changelog.clone(), reason);
     let snapshot = bookkeeping::decode(bytes).map_err(|error| failed(error.to_string()))?;
     // A group's offsets expire (P23), and without transactions a commit may have ended between the two (C6).
-    DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
-        .ok_or_else(|| failed("its runs are not in order".into()))
+    let done = DoneSet::decode(plan.committed.max(snapshot.position), snapshot.done_base, &snapshot.done_runs)
+        .ok_or_else(|| failed("its runs are not in order".into()))?;
+    Ok((done, snapshot.horizon))
 }

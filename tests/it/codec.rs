@@ -144,7 +144,7 @@ proptest! {
 #[test]
 fn bookkeeping_and_counts_ignore_later_fields_and_refuse_later_formats() {
     let later = |message: Vec<u8>| Bytes::from([unknown_fields(), message].concat());
-    let snapshot = bookkeeping::encode(7, 5, &[1, 2]);
+    let snapshot = bookkeeping::encode(7, 5, &[1, 2], Some(3));
     let read = bookkeeping::decode(later(snapshot.to_vec())).unwrap();
     assert_eq!((read.position, read.done_base, &read.done_runs[..]), (7, 5, &[1, 2][..]));
     assert_eq!(bookkeeping::decode(with_version(snapshot.to_vec(), 1)), Err(DecodeError::Newer(1)));

@@ -13,6 +13,7 @@ mod parts;
 mod guarantee;
 mod held_up;
 mod http;
+mod markers;
 mod monitoring;
 mod openapi;
 mod reset;

@@ -249,6 +249,10 @@ fn a_value_that_cannot_be_read_is_corrupt_and_no_guess() {
     assert!(folder.path().join("state/partition-0.damaged/CURRENT").exists(), "R6");
 }
 
+fn stamp(entry: &Option<Entry>) -> String {
+    entry.as_ref().map_or("tombstone".into(), |entry| entry.stamp.to_string())
+}
+
 /// O1, O2: each layer hides those below it; only committed entries are taken for the store or told.
 #[test]
 fn the_overlay_tells_the_engine_the_newest_and_readers_the_committed() {
@@ -259,7 +263,7 @@ fn the_overlay_tells_the_engine_the_newest_and_readers_the_committed() {
     let key = Bytes::from_static(b"k");
     let see = |overlay: &Overlay| {
         let text = |entry: Option<&Entry>| entry.map_or("none".to_owned(), |entry| entry.stamp.to_string());
-        (overlay.held(&key, text).unwrap(), text(overlay.committed_above(&key)))
+        (overlay.held(&key, text).unwrap(), text(overlay.committed_above(&key).flatten()))
     };
     assert_eq!(see(&overlay), ("1".into(), "none".into()));
     overlay.put(key.clone(), entry("2"));
@@ -271,17 +275,49 @@ fn the_overlay_tells_the_engine_the_newest_and_readers_the_committed() {
     overlay.commit_ends();
     assert_eq!(see(&overlay), ("3".into(), "2".into()));
     let flush = overlay.flush_begins().unwrap();
-    assert_eq!(flush[&key].stamp.to_string(), "2", "O2");
+    assert_eq!(stamp(&flush[&key]), "2", "O2");
     assert!(overlay.flush_begins().is_none() && overlay.is_flushing() && overlay.committed_bytes() == 0);
     assert_eq!(see(&overlay), ("3".into(), "2".into()), "what is on its way into the store is still told");
     drop(overlay.commit_begins());
     overlay.commit_ends();
     assert_eq!(see(&overlay), ("3".into(), "3".into()));
-    assert_eq!(overlay.first_above_store(9, |_| true)[&key].stamp.to_string(), "3", "the newest hides the older");
+    assert_eq!(stamp(&overlay.first_above_store(9, |_| true)[&key]), "3", "the newest hides the older");
     overlay.flush_ends();
-    assert_eq!(overlay.flush_begins().unwrap()[&key].stamp.to_string(), "3");
+    assert_eq!(stamp(&overlay.flush_begins().unwrap()[&key]), "3");
     overlay.flush_ends();
     assert_eq!(see(&overlay), ("1".into(), "none".into()), "nobody has written the store in this test");
+}
+
+/// O3: a tombstone only for a marker that is committed, with nothing newer under way; it hides what is below.
+#[test]
+fn a_marker_is_buried_when_nothing_newer_of_its_key_is_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = stores(folder.path()).open(&identity()).unwrap();
+    let removed = |stamp| Entry { action: Action::Remove, ..entry(stamp) };
+    let key = Bytes::from_static(b"k");
+    store.write([(&key, Some(&removed("5")))], None, Checkpoint { position: 8, at_end_ms: 0 }).unwrap();
+    write(&store, &[("added", "1")], 9);
+    let mut overlay = Overlay::new(Arc::new(store));
+    assert!(!overlay.bury(&key, 4).unwrap(), "above the horizon");
+    assert!(!overlay.bury(&Bytes::from_static(b"added"), 9).unwrap(), "no marker");
+    assert!(!overlay.bury(&Bytes::from_static(b"never"), 9).unwrap());
+    overlay.put(key.clone(), removed("6"));
+    assert!(!overlay.bury(&key, 9).unwrap(), "in the same transaction");
+    drop(overlay.commit_begins());
+    assert!(!overlay.bury(&key, 9).unwrap(), "undecided");
+    overlay.commit_ends();
+    assert!(!overlay.bury(&key, 5).unwrap(), "what is committed counts, not what is in the store");
+    assert!(overlay.has_removals() && overlay.bury(&key, 6).unwrap());
+    let holds = |overlay: &Overlay| overlay.held(&key, |entry| entry.is_some()).unwrap();
+    assert!(!holds(&overlay));
+    assert_eq!(overlay.committed_above(&key).flatten().map(|entry| entry.stamp.to_string()), Some("6".into()), "O1");
+    drop(overlay.commit_begins());
+    overlay.commit_ends();
+    assert_eq!(overlay.committed_above(&key), Some(None), "readers see it once it is committed");
+    assert_eq!(stamp(&overlay.first_above_store(9, |_| true)[&key]), "tombstone");
+    assert_eq!(stamp(&overlay.flush_begins().unwrap()[&key]), "tombstone");
+    assert!(!holds(&overlay) && !overlay.has_removals());
+    assert_eq!(overlay.flush_ends(), Some(6));
 }
 
 /// No more than asked for is copied, and it is the first in the order of keys, newest entries.
@@ -301,7 +337,7 @@ fn a_listing_takes_no_more_of_the_overlay_than_it_needs() {
     put(0..200, "1", true);
     put(100..250, "2", false);
     let first = overlay.first_above_store(5, |key| key[0] >= 98);
-    let told: Vec<_> = first.iter().map(|(key, entry)| (key[0], entry.stamp.to_string())).collect();
+    let told: Vec<_> = first.iter().map(|(key, entry)| (key[0], stamp(entry))).collect();
     let expected = [(98, "1"), (99, "1"), (100, "2"), (101, "2"), (102, "2")];
     assert_eq!(told, expected.map(|(key, stamp)| (key, stamp.to_owned())));
     assert_eq!(overlay.first_above_store(1000, |_| true).len(), 250);

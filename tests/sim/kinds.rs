@@ -17,6 +17,8 @@ pub struct Kind {
     pub bad_commits: u32,
     /// Of a hundred commits so many have markers that come late.
     pub late_markers: u32,
+    /// Whether markers are deleted.
+    pub deletes: bool,
     /// Engines at the start.
     pub nodes: u32,
     /// Where sequences come from.
@@ -34,6 +36,7 @@ const CALM: Kind = Kind {
     faults: &[],
     bad_commits: 0,
     late_markers: 0,
+    deletes: false,
     nodes: 1,
     stamp: StampSource::Offset,
     superseded: Superseded::Expand,
@@ -146,6 +149,30 @@ pub static KINDS: &[Kind] = &[
     Kind { name: "disks", seeds: 40, faults: DISKS, bad_commits: 3, late_markers: 5, nodes: 2, ..CALM },
     // … also that of the sequencer's seat.
     Kind { name: "arrival-disks", seeds: 20, faults: DISKS, nodes: 2, stamp: StampSource::Arrival, ..CALM },
+    // V1 to V7, W4, O3, R8, P19: markers that the horizon has passed are deleted …
+    Kind { name: "horizon", seeds: 40, bad_commits: 8, late_markers: 10, deletes: true, ..CALM },
+    // … while the process dies …
+    Kind {
+        name: "horizon-crashes",
+        seeds: 40,
+        faults: CRASHES,
+        bad_commits: 5,
+        late_markers: 10,
+        deletes: true,
+        ..CALM
+    },
+    // … and while partitions move.
+    Kind {
+        name: "horizon-moves",
+        seeds: 40,
+        faults: MOVES,
+        bad_commits: 5,
+        late_markers: 25,
+        deletes: true,
+        nodes: 2,
+        stamp: StampSource::Arrival,
+        ..CALM
+    },
     // The gate's third policy: what comes too late is consumed without a call and without children.
     Kind {
         name: "drop",

@@ -11,9 +11,10 @@ use crossbeam_channel::{TryRecvError, unbounded};
 use fastrand::Rng;
 use tidegate::clock;
 use tidegate::config::{Config, Superseded};
+use tidegate::entry::Entry;
 use tidegate::instance::calls::{CallId, Calls, Failed, Finished, Verdict};
 use tidegate::instance::commit::{Committer, Current, Ended, Mark, Means, Setup, Work};
-use tidegate::instance::engine::{Answered, Effect, Engine, Flush, Input, Question, Setting};
+use tidegate::instance::engine::{Answered, Effect, Engine, Flush, Input, Question, Setting, Sweep};
 use tidegate::instance::judging::{Case, Judge};
 use tidegate::instance::opening::Opener;
 use tidegate::instance::topology::{self, Topology};
@@ -31,6 +32,7 @@ use super::faults::commits::SimMember;
 use super::faults::halves::HalfDone;
 use super::faults::log::SimLog;
 use super::faults::points::Point;
+use super::horizons::Watch;
 use super::inbox::{GivingBack, Inbox, Spy};
 use super::observing::Observing;
 use super::sometimes::{self, reached};
@@ -129,6 +131,9 @@ pub struct Node {
     /// Carried out and not told.
     pub ended: Option<Ended>,
     pub flushes: VecDeque<Flush>,
+    pub sweeps: VecDeque<Sweep>,
+    /// What its observer has read.
+    pub watch: Watch,
     pub flushed: VecDeque<Input>,
     pub claims: VecDeque<(Vec<(TopicPartition, u64)>, Membership)>,
     pub restores: VecDeque<(TopicPartition, u64, i64)>,
@@ -255,6 +260,8 @@ impl Node {
             work: None,
             ended: None,
             flushes: VecDeque::new(),
+            sweeps: VecDeque::new(),
+            watch: Watch::default(),
             flushed: VecDeque::new(),
             claims: VecDeque::new(),
             restores: VecDeque::new(),
@@ -322,6 +329,7 @@ impl Node {
                     self.work = Some((*work, self.current.losses()));
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
+                Effect::Sweep(sweep) => self.sweeps.push_back(sweep),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
                 Effect::Judge(beyond, epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
@@ -336,7 +344,8 @@ impl Node {
             let (answer, mut answered) = oneshot::channel();
             self.engine.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
             if let Ok(Answered::Entry(told)) = answered.try_recv() {
-                assert_ne!(told.stamp, entry.stamp, "O1: {} tells of {key:?} what is not committed", self.name);
+                let stamp = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.stamp.clone());
+                assert_ne!(stamp(&told), stamp(entry), "O1: {} tells of {key:?} what is not committed", self.name);
             }
         }
     }
@@ -388,7 +397,7 @@ impl Node {
         if shared.dies_at(Point::BeforeStoreWrite) {
             return None;
         }
-        let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, Some(entry))).collect();
+        let mut sorted: Vec<_> = entries.iter().map(|(key, entry)| (key, entry.as_ref())).collect();
         sorted.sort_unstable_by_key(|(key, _)| *key);
         let mut result = store.write(sorted, bookkeeping.as_ref(), checkpoint);
         if !shared.dies_at(Point::AfterStoreWrite) && durable && result.is_ok() {
@@ -398,6 +407,17 @@ impl Node {
         note(format!("{} flushes {partition} up to {}", self.name, checkpoint.position));
         self.flushed.push_back(Input::Flushed { partition, incarnation, result });
         Some((partition, checkpoint.position))
+    }
+
+    /// What the flusher's thread does with the next search for markers.
+    pub fn sweep(&mut self) {
+        let sweep = self.sweeps.pop_front().expect("asked when there is one");
+        let (partition, horizon) = (sweep.partition, sweep.horizon);
+        note(format!("{} looks for markers of {partition} up to {horizon}", self.name));
+        let store = Arc::clone(&sweep.store);
+        let found = sweep.carry_out();
+        self.planted.found(&found, &store);
+        self.flushed.push_back(found);
     }
 
     /// What the flusher's thread tells of the next flush on a disk that fails (S1, S2, S4); nothing of it is written.
@@ -427,6 +447,7 @@ impl Node {
             && self.work.is_none()
             && self.ended.is_none()
             && self.flushes.is_empty()
+            && self.sweeps.is_empty()
             && self.flushed.is_empty()
             && self.claims.is_empty()
             && self.restores.is_empty()

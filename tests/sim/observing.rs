@@ -30,6 +30,8 @@ pub struct Observing {
     pub of: TopicPartition,
     /// What keys were found to hold, and nobody was told yet.
     pub found: BTreeMap<Bytes, (Judging, Stamp)>,
+    /// Nothing is deleted: somebody else reads from the beginning.
+    pub keeps: bool,
     observer: Observer,
     place: Place,
     rng: Rng,
@@ -45,7 +47,12 @@ impl Observing {
         let (every, runs_per_part) = (rng.i64(3..40), rng.usize(1..5));
         let writer = format!("observer {seed}");
         let (found, observer, place) = (BTreeMap::new(), Observer::default(), Place::default());
-        Observing { of, found, observer, place, rng, writer, every, runs_per_part }
+        Observing { of, found, keeps: false, observer, place, rng, writer, every, runs_per_part }
+    }
+
+    /// Another one in its place, which knows nothing.
+    pub fn anew(&self, seed: u64) -> Observing {
+        Observing { keeps: self.keeps, ..Observing::new(self.of.clone(), seed) }
     }
 
     /// The position below which everything is known.
@@ -66,7 +73,7 @@ impl Observing {
     /// It looks once for what is new. Whoever owns partition 0 writes snapshots; that others do is no harm.
     pub fn look(&mut self, log: &Arc<SimLog>, planted: &Arc<Planted>) -> Result<(), LogError> {
         let writes = self.rng.u32(..4) > 0;
-        let purges = self.rng.u32(..4) > 0;
+        let purges = self.rng.u32(..4) > 0 && !self.keeps;
         let from = self.position();
         let low = log.watermarks(&self.of)?.low;
         let (log, rng) = (Arc::clone(log), Mutex::new(self.rng.fork()));
@@ -80,6 +87,8 @@ impl Observing {
             runs_per_part: self.runs_per_part,
             writes: &|| writes,
             purges,
+            announcing: None,
+            tell_horizon: &|_| {},
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,

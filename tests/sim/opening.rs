@@ -45,6 +45,9 @@ impl World {
                 return;
             }
         }
+        while node.sweeps.iter().any(|sweep| sweep.partition == partition) {
+            node.sweep();
+        }
         let is_of = |input: &Input| matches!(input, Input::Opened { of, .. } if of.partition == partition);
         while let Some(place) = node.opened.iter().position(is_of) {
             let opened = node.opened.remove(place).expect("found");

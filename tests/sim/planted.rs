@@ -6,6 +6,7 @@
 mod bugs;
 mod checks;
 mod faults;
+mod horizons;
 mod inbox;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod kinds;
@@ -78,6 +79,7 @@ impl Bug {
             Bug::Inside(CallsCounted) => &["moves"],
             Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
             Bug::Inside(AnsweredUndecided | UnreadSettled) => &["calm", "crashes"],
+            Bug::Inside(HorizonUnsettled | RetriesPassed | BuriedBlindly) => &["horizon", "horizon-moves"],
             Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
         }
     }

@@ -18,6 +18,7 @@ use super::bugs::Bug;
 use super::checks;
 use super::faults::processes::Left;
 use super::faults::{Fault, Shared};
+use super::horizons::Horizons;
 use super::kinds::Kind;
 use super::node::Plan;
 use super::sometimes::{self, Counts};
@@ -133,6 +134,8 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     let (mut config, scripts, at_once, overlay_bytes) = plan(&mut rng, kind.stamp);
     config.processing.superseded = kind.superseded;
     config.processing.guarantee = kind.guarantee;
+    // So long that a seed comes to its end, and not always at once.
+    config.state.marker_retention = Duration::from_millis([0, 0, 300, 12_000][seed as usize % 4]);
     let topics = Topics::new(&config.application.id, &config.source.topics);
     let path = folder.path().join("log");
     let shared = Shared::new(rng.u64(..), kind.bad_commits, kind.late_markers, path.clone());
@@ -149,6 +152,7 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=8) };
     let seldom = rng.u32(40..400);
     let mut world = World::new(plan, workload, folder, log, rng);
+    world.horizons = kind.deletes.then(|| Horizons::new(&world.rng, world.plan.config.state.marker_retention));
     world.dies_in_commits = kind.faults.contains(&Fault::Crash);
     for _ in 0..kind.nodes {
         let folder = world.free_folder();

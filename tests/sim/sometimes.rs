@@ -45,6 +45,9 @@ pub const LATE_OUTCOME: &str = "a call ends when the transaction that a revoke w
 pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
 pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
 pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
+pub const HORIZON_VOID: &str = "an announcement of a horizon is void";
+pub const BURIED: &str = "a marker is deleted";
+pub const REVIVED: &str = "a key comes again after its marker was deleted";
 pub const ANSWERED: &str = "a key is asked for while all goes on";
 pub const ANSWERED_SETTLED: &str = "a key is said to be settled while all goes on";
 pub const FRONTIER_HELD: &str = "a root holds the frontier, later ones are settled";
@@ -93,6 +96,9 @@ const OTHERS: &[&str] = &[
     MOVED_RESTORING,
     STRANGER_ABORTED,
     STRANGER_OPEN,
+    HORIZON_VOID,
+    BURIED,
+    REVIVED,
     ANSWERED,
     ANSWERED_SETTLED,
     FRONTIER_HELD,

@@ -16,6 +16,7 @@ use tidegate::log::{Append, Log, MemberEvent, TopicPartition};
 use super::checks::{self, answers::Answers, claims::Claim, reader::Look, settled::Settled, truth::Truth};
 use super::faults::log::SimLog;
 use super::faults::{Fault, Shared};
+use super::horizons::{self, Horizons};
 use super::node::{Node, Plan};
 use super::observing::Observing;
 use super::sometimes::{self, reached};
@@ -43,6 +44,7 @@ enum Act {
     Ended,
     Flush,
     Flushed,
+    Sweep,
     Claim,
     Restore,
     Opened,
@@ -87,6 +89,8 @@ pub struct World {
     pub damaged: BTreeSet<PathBuf>,
     /// Copies of the stores' folders as they are on the disk.
     pub copies: BTreeMap<PathBuf, PathBuf>,
+    /// Where markers are deleted.
+    pub horizons: Option<Horizons>,
     /// What was answered so far.
     pub answers: Answers,
     /// What a reader of committed records has seen so far.
@@ -125,6 +129,7 @@ impl World {
             checkpoints: BTreeMap::new(),
             damaged: BTreeSet::new(),
             copies: BTreeMap::new(),
+            horizons: None,
             answers: Answers::default(),
             look: Look::default(),
             settled,
@@ -152,7 +157,8 @@ impl World {
         let name = format!("node{}", self.names);
         note(format!("{name} joins on {:?}", folder.file_name()));
         let seed = self.rng.u64(..);
-        let observing = Observing::new(TopicPartition::new(&self.plan.topics.progress, 0), self.settled.seed());
+        let mut observing = Observing::new(TopicPartition::new(&self.plan.topics.progress, 0), self.settled.seed());
+        observing.keeps = self.horizons.is_some();
         let node = Node::join(&self.plan, self.log(), name, folder, clock::now(), seed, observing);
         self.nodes.push(node);
     }
@@ -196,6 +202,7 @@ impl World {
             if self.act(act, place) {
                 moved = clock::now();
             }
+            horizons::look(self);
             if let Some(point) = self.shared.take_died() {
                 self.die(place, point);
             }
@@ -235,6 +242,7 @@ impl World {
             add(node.ended.is_some(), Act::Ended, place);
             add(!node.flushes.is_empty(), Act::Flush, place);
             add(!node.flushed.is_empty(), Act::Flushed, place);
+            add(!node.sweeps.is_empty(), Act::Sweep, place);
             add(!node.claims.is_empty(), Act::Claim, place);
             add(!node.restores.is_empty(), Act::Restore, place);
             add(!node.opened.is_empty(), Act::Opened, place);
@@ -338,6 +346,7 @@ impl World {
                 let flushed = node.flushed.pop_front().expect("possible");
                 node.step(flushed, now);
             }
+            Act::Sweep => node.sweep(),
             Act::Claim => {
                 let log = &self.log.as_ref().expect("open but for a moment").inner;
                 let before = Claim::before(log, &self.plan.config.application.id, node);
@@ -416,6 +425,7 @@ impl World {
             && self.nodes.iter().all(|node| node.frozen.is_none() && !node.leaving && node.is_quiet())
             && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle && node.answers())
             && checks::all_is_committed(self)
+            && horizons::is_done(self)
     }
 
     pub fn describe(&self) -> String {

@@ -1,28 +1,43 @@
 //! Compares what the reference leaves behind with what the changelog holds.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use super::primaries::Covered;
+use super::read::State;
 use super::{Difference, Report};
-use crate::entry::Entry;
+use crate::event::Action;
 use crate::reference::{Held, Reference};
+use crate::stamp::Stamp;
+use crate::topics::partition_of;
 
 /// Compares every key, both ways (V3). A key whose entry comes from a root that the reference does not cover was
-/// written by what came later, and is left out.
-pub fn compare(reference: Reference, actual: BTreeMap<Bytes, Entry>, covered: &Covered) -> Report {
+/// written by what came later, and is left out; so is one that was removed later and is forgotten. A REMOVE at or below
+/// the horizon equals absence.
+pub fn compare(reference: Reference, actual: State, covered: &Covered) -> Report {
     let mut report = Report { events: reference.events, ..Report::default() };
     let mut expected = reference.state;
-    for (key, entry) in actual {
+    let State { entries, removed, horizons } = actual;
+    let horizon = |key: &Bytes| horizons[partition_of(key, horizons.len() as i32) as usize];
+    let lasts = |key: &Bytes, held: Option<Held>| {
+        held.filter(|(stamp, action, _)| *action == Action::Add || horizon(key) < Some(stamp.sequence))
+    };
+    for (key, entry) in entries {
         let expected = expected.remove(&key);
         if !covered.has(&entry.stamp) {
             continue;
         }
-        report.judge(key, expected, Some((entry.stamp, entry.action, entry.value)));
+        let actual = Some((entry.stamp, entry.action, entry.value));
+        let (expected, actual) = (lasts(&key, expected), lasts(&key, actual));
+        report.judge(key, expected, actual);
     }
     for (key, held) in expected {
-        report.judge(key, Some(held), None);
+        // The last sequence of which a REMOVE may be forgotten.
+        let later = horizon(&key).filter(|_| removed.contains(&key)).map(|sequence| Stamp::root(0, sequence));
+        if later.is_some_and(|later| !covered.has(&later)) {
+            continue;
+        }
+        let expected = lasts(&key, Some(held));
+        report.judge(key, expected, None);
     }
     report.differences.sort_by(|a, b| a.key.cmp(&b.key));
     report
@@ -39,11 +54,14 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::{apply, failed_stamp};
+    use std::collections::HashSet;
+
+    use super::super::read::failed_stamp;
     use super::*;
-    use crate::event::{Action, Event, StampedEvent};
+    use crate::bookkeeping;
+    use crate::entry::Entry;
+    use crate::event::{Event, StampedEvent};
     use crate::log::{Headers, Record};
-    use crate::stamp::Stamp;
 
     fn held(stamp: &str, action: Action, value: Option<&'static str>) -> Held {
         (stamp.parse().unwrap(), action, value.map(Bytes::from))
@@ -58,8 +76,35 @@ mod tests {
         Reference { state, events: 9, ..Reference::default() }
     }
 
-    fn actual(state: &[(&'static str, Held)]) -> BTreeMap<Bytes, Entry> {
-        state.iter().map(|(key, held)| (Bytes::from(*key), entry(held.clone()))).collect()
+    fn actual(state: &[(&'static str, Held)]) -> State {
+        let entries = state.iter().map(|(key, held)| (Bytes::from(*key), entry(held.clone()))).collect();
+        State { entries, horizons: vec![None], ..State::default() }
+    }
+
+    #[test]
+    fn a_remove_at_or_below_the_horizon_equals_absence_both_ways() {
+        let (over, above) = (held("5", Action::Remove, None), held("6/0", Action::Remove, None));
+        let added = held("2", Action::Add, None);
+        let differing = |expected: &[(&'static str, Held)], found: &[(&'static str, Held)], covered: u64| {
+            let removed = HashSet::from([Bytes::from("gone")]);
+            let actual = State { horizons: vec![Some(5)], removed, ..actual(found) };
+            let report = compare(reference(expected), actual, &Covered::Below(covered));
+            report.differences.into_iter().map(|difference| difference.key).collect::<Vec<_>>()
+        };
+        let both = |held: &Held| (vec![("a", held.clone())], Vec::new());
+        for (held, differs) in [(&over, false), (&above, true), (&added, true)] {
+            let (with, without) = both(held);
+            let expected: Vec<Bytes> = if differs { vec!["a".into()] } else { Vec::new() };
+            assert_eq!(differing(&with, &without, 9), expected, "the reference has {held:?}");
+            assert_eq!(differing(&without, &with, 9), expected, "the changelog has {held:?}");
+        }
+        assert_eq!(differing(&[("a", over.clone())], &[("a", held("4", Action::Remove, None))], 9), [""; 0]);
+        assert_eq!(differing(&[("a", over.clone())], &[("a", added.clone())], 9), ["a"], "brought back");
+        assert_eq!(differing(&[("a", added.clone())], &[("a", over.clone())], 9), ["a"], "forgotten");
+        // Added below what is covered: it may have been removed by what came later, but only where a tombstone says so.
+        assert_eq!(differing(&[("gone", added.clone())], &[], 5), [""; 0]);
+        assert_eq!(differing(&[("gone", added.clone())], &[], 6), ["gone"]);
+        assert_eq!(differing(&[("other", added)], &[], 5), ["other"]);
     }
 
     #[test]
@@ -127,19 +172,24 @@ mod tests {
 
     #[test]
     fn of_a_keys_records_the_greatest_stamp_counts_and_a_tombstone_is_absence() {
-        let mut state = BTreeMap::new();
+        let mut state = State { horizons: vec![None, None], ..State::default() };
         for record in [
             changelog("a", "2", "new"),
             changelog("a", "1/5", "old"),
             changelog("b", "1", "gone"),
             record("b", None, vec![]),
-            record("", Some(b"bookkeeping".to_vec()), vec![]),
+            record("", Some(bookkeeping::encode(3, 3, &[], Some(2)).to_vec()), vec![]),
+            changelog("c", "1", "gone"),
+            record("c", None, vec![]),
+            changelog("c", "0", "back"),
         ] {
-            apply(&mut state, record).unwrap();
+            state.apply(1, record).unwrap();
         }
-        assert_eq!(state.len(), 1);
-        assert_eq!(state[&b"a"[..]].value.as_deref(), Some(&b"new"[..]));
-        assert!(apply(&mut state, record("c", Some(vec![0xff]), vec![])).is_err());
+        let keys: Vec<_> = state.entries.keys().collect();
+        assert_eq!(keys, ["a", "c"]);
+        assert_eq!(state.entries[&b"a"[..]].value.as_deref(), Some(&b"new"[..]));
+        assert_eq!((state.removed.len(), &state.horizons), (1, &vec![None, Some(2)]));
+        assert!(state.apply(0, record("c", Some(vec![0xff]), vec![])).is_err());
     }
 
     #[test]

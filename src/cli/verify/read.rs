@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::VerifyError;
+use crate::bookkeeping;
+use crate::cause::Cause;
 use crate::clock;
 use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
@@ -113,9 +115,17 @@ fn header<'a>(dead_letter: &'a Record, name: &str) -> Option<&'a str> {
     found.and_then(|(_, value)| std::str::from_utf8(value).ok())
 }
 
-/// The place of the source record, where the dead letter is one.
+/// Whether it is an event that came again or far too late: what came of it at its time is not what this says.
+fn is_before_horizon(dead_letter: &Record) -> bool {
+    header(dead_letter, "tidegate_cause") == Some(Cause::BeforeHorizon.as_str())
+}
+
+/// The place of the source record, where the dead letter is one, or a primary event whose record came too late to be
+/// one.
 fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
-    if header(dead_letter, "tidegate_dead_letter") != Some("record") {
+    let stamp = || header(dead_letter, "tidegate_stamp").and_then(|stamp| stamp.parse::<Stamp>().ok());
+    let is_late = || is_before_horizon(dead_letter) && stamp().is_some_and(|stamp| stamp.depth() == 0);
+    if header(dead_letter, "tidegate_dead_letter") != Some("record") && !is_late() {
         return None;
     }
     let topic = header(dead_letter, "__streams.errors.topic")?;
@@ -129,7 +139,7 @@ fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
 /// # Errors
 /// The event is of a newer format.
 pub fn failed_stamp(dead_letter: &Record) -> Result<Option<Stamp>, DecodeError> {
-    if header(dead_letter, "tidegate_dead_letter") != Some("event") {
+    if header(dead_letter, "tidegate_dead_letter") != Some("event") || is_before_horizon(dead_letter) {
         return Ok(None);
     }
     let stamp = header(dead_letter, "tidegate_stamp").and_then(|stamp| stamp.parse().ok());
@@ -146,29 +156,51 @@ fn refused(of: &TopicPartition, offset: i64, error: &DecodeError) -> VerifyError
     VerifyError::Failed(format!("{of} at offset {offset}: {error}"))
 }
 
-/// What every key holds, by the changelog.
-pub fn state(log: &dyn Log, partitions: &[TopicPartition]) -> Result<BTreeMap<Bytes, Entry>, VerifyError> {
-    let mut state = BTreeMap::new();
-    for partition in partitions {
+/// What the changelog says.
+#[derive(Debug, Default)]
+pub struct State {
+    /// What every key holds.
+    pub entries: BTreeMap<Bytes, Entry>,
+    /// Keys that hold nothing any more.
+    pub removed: HashSet<Bytes>,
+    /// By partition, up to where its markers may be deleted.
+    pub horizons: Vec<Option<u64>>,
+}
+
+/// Reads the changelog.
+pub fn state(log: &dyn Log, partitions: &[TopicPartition]) -> Result<State, VerifyError> {
+    let mut state = State { horizons: vec![None; partitions.len()], ..State::default() };
+    for (place, partition) in partitions.iter().enumerate() {
         for record in all(log, partition, false)? {
             let record = record?;
             let offset = record.offset;
-            apply(&mut state, record).map_err(|error| refused(partition, offset, &error))?;
+            state.apply(place, record).map_err(|error| refused(partition, offset, &error))?;
         }
     }
     Ok(state)
 }
 
-/// The greatest stamp wins, a tombstone is absence, the empty key is not an entity's.
-pub fn apply(state: &mut BTreeMap<Bytes, Entry>, record: Record) -> Result<(), DecodeError> {
-    let Some(key) = record.key.filter(|key| !key.is_empty()) else { return Ok(()) };
-    let Some(value) = record.value else {
-        state.remove(&key);
-        return Ok(());
-    };
-    let entry = Entry::decode(value)?;
-    if state.get(&key).is_none_or(|held| held.stamp <= entry.stamp) {
-        state.insert(key, entry);
+impl State {
+    /// The next record of a partition: the greatest stamp wins, a tombstone is absence, the empty key is not an
+    /// entity's.
+    pub fn apply(&mut self, partition: usize, record: Record) -> Result<(), DecodeError> {
+        let key = record.key.unwrap_or_default();
+        match record.value {
+            Some(bookkeeping) if key.is_empty() => {
+                self.horizons[partition] = bookkeeping::decode(bookkeeping)?.horizon.max(self.horizons[partition]);
+            }
+            Some(value) => {
+                let entry = Entry::decode(value)?;
+                self.removed.remove(&key);
+                if self.entries.get(&key).is_none_or(|held| held.stamp <= entry.stamp) {
+                    self.entries.insert(key, entry);
+                }
+            }
+            None => {
+                self.entries.remove(&key);
+                self.removed.insert(key);
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

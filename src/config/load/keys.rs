@@ -16,7 +16,6 @@ const LATER: &[(&str, Option<&str>)] = &[
     ("handler.tls.ca", None),
     ("handler.tls.cert", None),
     ("handler.tls.key", None),
-    ("state.marker_retention", Some("\"24h\"")),
     ("replay.postgres", None),
     ("replay.postgres_file", None),
     ("replay.archive", None),

@@ -234,12 +234,12 @@ mod tests {
         outbox.route(event.event.key.clone(), value);
         outbox.counts.push(crate::counts::Count::consumed(&event.stamp, 0));
         let entry = Entry { stamp: "1".parse().unwrap(), action: Action::Add, value: None, origin: Bytes::new() };
-        let entries = Entries::from_iter([(Bytes::from_static(b"parent"), entry)]);
+        let entries = Entries::from_iter([(Bytes::from_static(b"parent"), Some(entry))]);
         let of = TopicPartition::new(&Arc::from("t-events-repartition"), 0);
         Work {
             number: 1,
             outbox,
-            changes: vec![(0, Arc::new(entries), Some(bookkeeping::encode(5, 5, &[])))],
+            changes: vec![(0, Arc::new(entries), Some(bookkeeping::encode(5, 5, &[], None)))],
             runs: Vec::new(),
             sources: vec![proto::SourcePosition { topic: "events".into(), position: 7, ..Default::default() }],
             offsets: vec![OffsetCommit { of, position: 5, metadata: String::new() }],

@@ -134,7 +134,9 @@ impl<C: Calls> Engine<C> {
             tracing::info!(partition = of.partition, position, records = restored.records, "task running");
             metrics::restore_remaining(of.partition, 0);
             let committed = restored.committed;
-            let mut task = Task::new(of.partition, epoch, restored.store, restored.done);
+            let horizon = restored.horizon.max(self.horizon);
+            let mut task = Task::new(of.partition, epoch, restored.store, restored.done, horizon);
+            task.sweep.want();
             if committed < position {
                 // What is done and not committed is committed now: there may be nothing else to commit ever again.
                 self.composing.touch(&self.membership);

@@ -59,6 +59,8 @@ pub(super) struct Composition {
     events: u64,
     /// Source records among what was taken in.
     pub(super) sequenced: u64,
+    /// Markers that it deletes.
+    pub(super) buried: usize,
 }
 
 impl Composition {
@@ -72,6 +74,7 @@ impl Composition {
             sampled: Vec::new(),
             events: 0,
             sequenced: 0,
+            buried: 0,
         }
     }
 
@@ -327,8 +330,12 @@ impl<C: Calls> Engine<C> {
 /// Whether so much waits that a restart after a kill would have too much to read.
 fn waits_for_its_store(task: &Task, now: Instant) -> bool {
     let records = task.overlay.committed_records();
-    let is_rested = task.last_flush.is_none_or(|last| now.saturating_duration_since(last) >= APART);
-    is_rested && records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
+    is_rested(task, now) && records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
+}
+
+/// Whether its store has taken nothing for a while.
+pub(super) fn is_rested(task: &Task, now: Instant) -> bool {
+    task.last_flush.is_none_or(|last| now.saturating_duration_since(last) >= APART)
 }
 
 /// Everything committed, with the end of the changelog asked after the commit that made it so (O2).

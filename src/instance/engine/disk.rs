@@ -69,7 +69,11 @@ impl<C: Calls> Engine<C> {
         let Some(task) = self.tasks.get_mut(&partition).filter(|task| task.incarnation == incarnation) else { return };
         let error = match result {
             Ok(()) => {
-                task.overlay.flush_ends();
+                let markers = task.overlay.flush_ends();
+                if markers.is_some() && markers <= task.horizon {
+                    task.sweep.want();
+                }
+                task.sweep.begin();
                 self.disk.flushes.remove(&partition);
                 self.disk.unwritten.remove(&partition);
                 return;

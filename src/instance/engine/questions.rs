@@ -42,8 +42,8 @@ pub enum Question {
 /// The answer for one key.
 #[derive(Debug)]
 pub enum Answered {
-    /// The key holds this and it is not in the store yet.
-    Entry(Entry),
+    /// The key holds this, or nothing any more, and it is not in the store yet.
+    Entry(Option<Entry>),
     /// Only the store can tell: the asker reads it, so that the engine does not wait for a disk.
     AskStore(Arc<Store>),
     /// The partition is being opened or given back, or the whole engine may not answer now; the reason.
@@ -57,8 +57,8 @@ pub enum Answered {
 pub struct Listing {
     /// The partition.
     pub partition: i32,
-    /// Entries above the store; they hide those in it.
-    pub above: BTreeMap<Bytes, Entry>,
+    /// Entries and tombstones above the store; they hide what is in it.
+    pub above: BTreeMap<Bytes, Option<Entry>>,
     /// `above` ends here although there is more: nothing beyond this key can be told from it.
     pub cut: Option<Bytes>,
     /// The store.
@@ -134,7 +134,7 @@ impl<C: Calls> Engine<C> {
                 Some(why) => format!("it is to be restored, because {why}"),
                 None => "it is being given back".into(),
             }),
-            Some(entry) => Answered::Entry(entry.clone()),
+            Some(entry) => Answered::Entry(entry.cloned()),
             None => Answered::AskStore(Arc::clone(task.overlay.store())),
         }
     }

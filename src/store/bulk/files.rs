@@ -39,12 +39,8 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// Ends the entries and makes a file of `own`, which is ascending. All files, complete and on the disk.
-    pub(super) fn finish<'o>(mut self, own: impl Iterator<Item = (&'o [u8], &'o [u8])>) -> io::Result<Vec<PathBuf>> {
-        self.end()?;
-        for (key, value) in own {
-            self.put(key, value)?;
-        }
+    /// All files, complete and on the disk.
+    pub(super) fn finish(mut self) -> io::Result<Vec<PathBuf>> {
         self.end()?;
         Ok(self.paths)
     }
@@ -58,7 +54,8 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    fn end(&mut self) -> io::Result<()> {
+    /// What comes next is in a file of its own.
+    pub(super) fn end(&mut self) -> io::Result<()> {
         self.current.take().map_or(Ok(()), |mut file| file.finish().map_err(io::Error::other))
     }
 }

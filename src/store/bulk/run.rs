@@ -88,12 +88,11 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// One more; `value` appends the value.
-    pub(super) fn push(&mut self, said: Said, key: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
+    /// One more, with the parts of its key as it stands in the store; `value` appends the value.
+    pub(super) fn push(&mut self, said: Said, key: &[&[u8]], value: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; HEADER]);
-        self.bytes.push(schema::ENTRY);
-        self.bytes.extend_from_slice(key);
+        key.iter().for_each(|part| self.bytes.extend_from_slice(part));
         let behind_key = self.bytes.len();
         value(&mut self.bytes);
         let header = header(said, behind_key - start - HEADER, self.bytes.len() - behind_key);

@@ -7,6 +7,7 @@ use tidegate::instance::calls::Verdict;
 use tidegate::instance::commit::Work;
 use tidegate::instance::engine::{Input, Opened};
 use tidegate::log::{Log, MemberEvent, OffsetCommit, TopicPartition};
+use tidegate::store::Store;
 use tidegate::task::queue::Queued;
 
 use super::{Bug, Planted};
@@ -32,6 +33,15 @@ impl Planted {
                 restored.iter_mut().for_each(|restored| restored.committed = *position);
             }
             _ => {}
+        }
+    }
+
+    /// What a search in a store has found, with that store.
+    pub fn found(&self, found: &Input, store: &Store) {
+        if let (Some(Bug::DeletedUncommitted), Input::Swept { result: Ok(found), .. }) = (self.bug, found)
+            && let Ok(Some(at)) = store.checkpoint()
+        {
+            store.write(found.keys.iter().map(|key| (key, None)), None, at).expect("the store takes it");
         }
     }
 

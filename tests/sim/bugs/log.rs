@@ -45,7 +45,7 @@ impl Reader for BuggyReader {
 fn without_done(records: &mut [Record]) {
     for record in records.iter_mut().filter(|record| record.key.as_ref().is_some_and(Bytes::is_empty)) {
         let known = record.value.take().and_then(|value| bookkeeping::decode(value).ok());
-        record.value = known.map(|known| bookkeeping::encode(known.position, known.done_base, &[]));
+        record.value = known.map(|known| bookkeeping::encode(known.position, known.done_base, &[], known.horizon));
     }
 }
 
@@ -117,6 +117,10 @@ impl Log for BuggyLog {
             Some(Bug::DoneSetIgnored) if is_changelog => Ok(Box::new(BuggyReader {
                 inner: self.inner.reader(of, at, sees, headers)?,
                 change: |records| without_done(records),
+            })),
+            Some(Bug::TombstonesIgnored) if is_changelog => Ok(Box::new(BuggyReader {
+                inner: self.inner.reader(of, at, sees, headers)?,
+                change: |records| records.retain(|record| record.value.is_some()),
             })),
             Some(Bug::PositionsExpire) if is_progress => {
                 Ok(Box::new(BuggyReader { inner: self.inner.reader(of, at, sees, headers)?, change: Vec::clear }))

@@ -151,6 +151,11 @@ bugs! {
     /// A restore takes the last stable offset, where records of an undecided transaction begin, for the end.
     RestoresToStable: "P12, Z1" in ["expelled", "moves"],
 
+    /// A store forgets a marker before the transaction that deletes it is committed.
+    DeletedUncommitted: "P1, O1, V7" in ["horizon", "horizon-crashes"],
+    /// A restore takes no notice of tombstones.
+    TombstonesIgnored: "Z3, B3" in ["horizon-crashes", "horizon-moves"],
+
     // Opening a partition.
 
     /// The open transaction of a dead owner is left to itself.

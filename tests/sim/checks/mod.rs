@@ -149,42 +149,65 @@ fn held(entry: Entry) -> Held {
     (entry.stamp, entry.action, entry.value)
 }
 
-/// What each key has held, one after the other, by the committed changelog.
-fn entries(world: &World) -> BTreeMap<Bytes, Vec<Held>> {
-    let mut all: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
+/// What each key has held, one after the other, by the committed changelog; `None` is a tombstone.
+fn entries(world: &World) -> BTreeMap<Bytes, Vec<Option<Held>>> {
+    let mut all: BTreeMap<Bytes, Vec<Option<Held>>> = BTreeMap::new();
     for of in partitions(world, &world.plan.topics.changelog) {
-        let records = read(&world.log().inner, &of, 0).into_iter();
-        for (key, value) in records.filter_map(|record| record.key.filter(|key| !key.is_empty()).zip(record.value)) {
-            all.entry(key).or_default().push(held(Entry::decode(value).unwrap()));
+        for record in read(&world.log().inner, &of, 0) {
+            let key = record.key.expect("entries and bookkeeping have keys");
+            if !key.is_empty() {
+                all.entry(key).or_default().push(record.value.map(|value| held(Entry::decode(value).unwrap())));
+            }
         }
     }
     all
+}
+
+/// What each key holds by the committed changelog.
+pub fn held_by_changelog(world: &World) -> BTreeMap<Bytes, Held> {
+    entries(world).into_iter().filter_map(|(key, held)| Some((key, held.last()?.clone()?))).collect()
+}
+
+/// The greatest horizon that was announced and is not void.
+pub fn horizon(world: &World) -> Option<u64> {
+    world.horizons.as_ref().and_then(|horizons| horizons.greatest)
+}
+
+/// A REMOVE at or below the horizon equals absence.
+fn lasting(world: &World, state: &BTreeMap<Bytes, Held>) -> BTreeMap<Bytes, Held> {
+    let horizon = horizon(world);
+    let lasts = |(_, held): &(&Bytes, &Held)| held.1 == Action::Add || horizon < Some(held.0.sequence);
+    state.iter().filter(lasts).map(|(key, held)| (key.clone(), held.clone())).collect()
 }
 
 /// Y1: on the output topic each key has one partition, its stamps only rise, and its records are its
 /// changelog entries, one for one; the last is the final state.
 pub fn output(world: &World) {
     let Some(output) = &world.plan.topology.output else { return };
-    let mut told: BTreeMap<Bytes, Vec<Held>> = BTreeMap::new();
+    let mut told: BTreeMap<Bytes, Vec<Option<Held>>> = BTreeMap::new();
     for partition in 0..output.partitions {
         for record in read(&world.log().inner, &TopicPartition::new(&output.topic, partition), 0) {
-            let (key, value) = (record.key.expect("a key"), record.value.expect("no marker goes yet"));
+            let key = record.key.expect("a key");
             assert_eq!(partition_of(&key, output.partitions), partition, "the partition of {key:?}");
+            let Some(value) = record.value else {
+                told.entry(key).or_default().push(None);
+                continue;
+            };
             let (of_value, held) = match output.format {
                 OutputFormat::Json => state_change_in_json(&value),
                 OutputFormat::Protobuf => state_change(value),
             };
             assert_eq!(of_value, key);
-            told.entry(key).or_default().push(held);
+            told.entry(key).or_default().push(Some(held));
         }
     }
-    let last: BTreeMap<Bytes, Held> =
-        told.iter().map(|(key, held)| (key.clone(), held.last().expect("not empty").clone())).collect();
-    same_state("the output topic", &last, &world.workload.expected.state);
+    let last = told.iter().filter_map(|(key, held)| Some((key.clone(), held.last()?.clone()?))).collect();
+    same_state(world, "the output topic", &last);
     if may_double(world) {
         return;
     }
     for (key, held) in &told {
+        let held: Vec<&Held> = held.iter().flatten().collect();
         let falls = held.windows(2).find(|two| two[0].0 >= two[1].0);
         assert!(falls.is_none(), "the stamp of {key:?} does not rise on the output topic: {falls:?}");
     }
@@ -206,26 +229,43 @@ fn state_change_in_json(value: &[u8]) -> (Bytes, Held) {
 
 /// The committed changelog leads to the reference's state.
 pub fn changelog(world: &World) {
-    same_state("the changelog", &state(world), &world.workload.expected.state);
+    same_state(world, "the changelog", &state(world));
 }
 
-/// What the committed changelog leads to; a key's stamps only rise.
+/// What the committed changelog leads to; a key's stamps only rise, also behind a tombstone, and that is of a marker
+/// which the horizon has passed, as the bookkeeping tells (V4).
 fn state(world: &World) -> BTreeMap<Bytes, Held> {
-    let mut state = BTreeMap::new();
+    let (mut last, horizon): (BTreeMap<Bytes, (Held, bool)>, _) = (BTreeMap::new(), horizon(world));
     for of in partitions(world, &world.plan.topics.changelog) {
+        let (mut told, mut needed) = (None, None);
         for record in read(&world.log().inner, &of, 0) {
             let key = record.key.expect("entries and bookkeeping have keys");
+            let Some(value) = record.value else {
+                let (held, is_gone) = last.get_mut(&key).expect("a tombstone is of a key that held something");
+                assert!(!*is_gone && held.1 == Action::Remove, "{of}: {key:?} is forgotten with {held:?}");
+                assert!(Some(held.0.sequence) <= horizon, "{of}: {key:?} is forgotten above the horizon: {held:?}");
+                needed = needed.max(Some(held.0.sequence));
+                *is_gone = true;
+                reached(sometimes::BURIED);
+                continue;
+            };
             if key.is_empty() {
+                told = tidegate::bookkeeping::decode(value).unwrap().horizon.max(told);
+                assert!(needed <= told, "V4: {of} has forgotten up to {needed:?} and says {told:?}");
                 continue;
             }
-            let entry = Entry::decode(record.value.expect("no entry is deleted yet")).unwrap();
+            let entry = Entry::decode(value).unwrap();
             let next = entry.stamp.clone();
-            if let Some((last, ..)) = state.insert(key.clone(), held(entry)) {
-                assert!(last < next, "{of} at {}: the stamp of {key:?} goes from {last} to {next}", record.offset);
+            if let Some(((before, ..), is_gone)) = last.insert(key.clone(), (held(entry), false)) {
+                assert!(before < next, "{of} at {}: the stamp of {key:?} goes from {before} to {next}", record.offset);
+                if is_gone {
+                    reached(sometimes::REVIVED);
+                }
             }
         }
+        assert!(needed <= told, "V4: {of} has forgotten up to {needed:?} and says {told:?}");
     }
-    state
+    last.into_iter().filter(|(_, (_, is_gone))| !is_gone).map(|(key, (held, _))| (key, held)).collect()
 }
 
 /// What is left where `superseded = "drop"` lets timing decide which events there are: each is on the
@@ -261,9 +301,10 @@ pub fn dropped(world: &World) {
     progress(world);
 }
 
-/// Exactly the same keys with exactly the same stamps, actions and values.
-pub fn same_state(what: &str, found: &BTreeMap<Bytes, Held>, expected: &BTreeMap<Bytes, Held>) {
-    for (key, expected) in expected {
+/// Exactly the keys of the reference with exactly the same stamps, actions and values.
+pub fn same_state(world: &World, what: &str, found: &BTreeMap<Bytes, Held>) {
+    let (found, expected) = (lasting(world, found), lasting(world, &world.workload.expected.state));
+    for (key, expected) in &expected {
         assert_eq!(found.get(key), Some(expected), "{what}: the key {key:?}");
     }
     let more: Vec<_> = found.keys().filter(|key| !expected.contains_key(*key)).collect();
@@ -282,7 +323,7 @@ pub fn lookups(world: &mut World) {
             let (answer, mut answered) = oneshot::channel();
             node.step(Input::Question(Question::Lookup(key.clone(), answer)), now);
             let entry = match answered.try_recv().expect("answered at once") {
-                Answered::Entry(entry) => Some(entry),
+                Answered::Entry(entry) => entry,
                 Answered::AskStore(store) => match store.get(&key) {
                     Ok(entry) => entry,
                     // A block that was damaged and not read until now: it says nothing.
@@ -298,7 +339,7 @@ pub fn lookups(world: &mut World) {
         }
         assert_eq!(owners, 1, "{key:?} is answered for by so many engines");
     }
-    same_state("the answers", &found, &world.workload.expected.state);
+    same_state(world, "the answers", &found);
 }
 
 /// Without transactions events and dead letters may stand there more than once; never less.
@@ -422,5 +463,5 @@ pub fn stores(world: &mut World) {
             found.extend(all.into_iter().map(|(key, entry)| (key, held(entry))));
         }
     }
-    same_state("the stores", &found, &world.workload.expected.state);
+    same_state(world, "the stores", &found);
 }

@@ -15,7 +15,6 @@ use tidegate::stamp::Stamp;
 
 use crate::bugs::Bug;
 use crate::node::Node;
-use crate::observing::Observing;
 use crate::sometimes::{self, reached};
 use crate::timeline::note;
 use crate::world::World;
@@ -81,7 +80,7 @@ fn one_look(world: &mut World, place: usize) {
             reached(sometimes::OBSERVER_RESTARTED);
         }
         note(format!("{name} observes from the start"));
-        node.observing = Observing::new(node.observing.of.clone(), settled.seed());
+        node.observing = node.observing.anew(settled.seed());
     }
     let observing = &mut node.observing;
     let before = (observing.position(), observing.standing().frontier);
@@ -91,7 +90,7 @@ fn one_look(world: &mut World, place: usize) {
         Err(LogError::OutOfRange(..)) => reached(sometimes::OBSERVER_OVERTAKEN),
         Err(LogError::Retriable(text)) => {
             note(format!("{name} observes no more: {text}"));
-            node.observing = Observing::new(node.observing.of.clone(), settled.seed());
+            node.observing = node.observing.anew(settled.seed());
             return;
         }
         Err(error) => panic!("{name} cannot observe: {error}"),
