@@ -7,8 +7,10 @@
 
 pub mod book;
 mod cascades;
+mod retries;
 mod runs;
 pub mod snapshot;
 mod times;
 
 pub use book::{Book, Root, Standing, Unavailable};
+pub use retries::Verdict;

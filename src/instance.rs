@@ -3,6 +3,7 @@
 //! `threads` are its engine threads, each a member of the group; `thread` runs one of them and the threads that
 //! wait on its behalf; `engine` is the state machine itself.
 
+mod awaited;
 pub mod calls;
 pub mod commit;
 pub mod engine;
@@ -14,6 +15,7 @@ mod measured;
 mod observer;
 pub mod opening;
 mod pace;
+pub mod retrying;
 mod sending;
 pub mod settling;
 mod thread;
@@ -91,7 +93,7 @@ struct Shared {
     thread_status: Mutex<Option<ThreadStatus>>,
     measured: Mutex<Measured>,
     /// What is settled.
-    observer: Observer,
+    observer: Arc<Observer>,
     pace: Mutex<Pace>,
     /// The largest record that the source topic takes, and when that was read.
     largest: Mutex<Option<(i64, Instant)>>,
@@ -128,7 +130,7 @@ impl Instance {
             waiting_for: Mutex::new(Some("the log".into())),
             thread_status: Mutex::new(None),
             measured: Mutex::default(),
-            observer: Observer::default(),
+            observer: Arc::default(),
             pace: Mutex::default(),
             largest: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -383,7 +385,8 @@ impl Starter {
             let setting = self.setting(index, id(index), &topology);
             let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
             let topology = topology.clone();
-            let beginning = Beginning { log, setting, topology, stores, calls, finished, means };
+            let observer = Arc::clone(&self.shared.observer);
+            let beginning = Beginning { log, setting, topology, stores, calls, finished, means, observer };
             let shared = Arc::downgrade(&self.shared);
             let failed = move |reason| {
                 if let Some(shared) = shared.upgrade() {

@@ -11,7 +11,7 @@ pub mod overlay;
 pub mod queue;
 pub mod restore;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,10 +20,11 @@ use bytes::Bytes;
 use crate::bookkeeping;
 use crate::log::Record;
 use crate::planted::{self, Bug};
+use crate::retry::Retry;
 use crate::store::Store;
 use done::DoneSet;
 use overlay::Overlay;
-use queue::KeyedQueue;
+use queue::{KeyedQueue, Queued};
 
 /// One partition at work.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Task {
     pub incarnation: u64,
     /// Events read and not done.
     pub queue: KeyedQueue,
+    /// Events that begin a retry of which is not known yet whether it counts, by the offset of their record.
+    pub beginning: BTreeMap<i64, (Queued, Retry)>,
     /// Records complete.
     pub done: DoneSet,
     /// The next offset to take in.
@@ -68,6 +71,7 @@ impl Task {
             partition,
             incarnation,
             queue: KeyedQueue::default(),
+            beginning: BTreeMap::new(),
             done,
             position,
             committed: position,
@@ -104,7 +108,13 @@ impl Task {
     /// When the oldest record that is not complete was read.
     pub fn oldest(&self) -> Option<Instant> {
         let batch = self.reads.iter().find(|(end, _)| *end > self.done.low());
-        batch.filter(|_| !self.queue.is_empty()).map(|(_, read_at)| *read_at)
+        batch.filter(|_| !self.queue.is_empty() || !self.beginning.is_empty()).map(|(_, read_at)| *read_at)
+    }
+
+    /// What its events that are read and not done take in memory, in bytes, roughly.
+    pub fn weight(&self) -> usize {
+        let beginning = self.beginning.values().map(|(queued, _)| queued.event.weight());
+        self.queue.weight() + beginning.sum::<usize>()
     }
 
     /// The record is done.
