@@ -122,7 +122,7 @@ pub async fn root(
         return Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_root", message)
             .hint("GET /api/v1/frontier tells the greatest sequence received"));
     };
-    let retry = |(retry, pending)| Retry { retry, settled: false, pending };
+    let retry = |(retry, pending): (u32, BTreeMap<_, _>)| Retry { retry, settled: pending.is_empty(), pending };
     Ok(Json(Root {
         sequence: sequence(number),
         settled: root.settled,
