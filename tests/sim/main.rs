@@ -15,6 +15,7 @@ mod kinds;
 mod node;
 mod opening;
 mod released;
+mod retrying;
 mod revoked;
 mod run;
 mod seat;

@@ -32,6 +32,7 @@ use super::faults::halves::HalfDone;
 use super::faults::log::SimLog;
 use super::faults::points::Point;
 use super::inbox::{GivingBack, Inbox, Spy};
+use super::retrying::{Beginnings, Reading};
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::waiting::{self, Waiting};
@@ -48,6 +49,7 @@ pub struct Desk {
     attempts: u32,
     waiting: Waiting,
     planted: Arc<Planted>,
+    pub beginnings: Beginnings,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -70,7 +72,12 @@ impl Calls for ScriptedCalls {
         if desk.superseded == Superseded::Expand {
             desk.waiting.called(partition, incarnation, &queued.event);
         }
-        let mut verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
+        desk.beginnings.called(partition, call.offset);
+        let is_retry = queued.event.retry > 0;
+        let mut verdict = desk.scripts.verdict(&queued.event.event, queued.attempt, is_retry).map_err(Failed::from);
+        if superseded && is_retry {
+            reached(sometimes::RETRY_LATE);
+        }
         if superseded {
             reached(sometimes::LATE);
             if verdict.as_ref().is_ok_and(|outcome| !outcome.children.is_empty()) {
@@ -111,7 +118,7 @@ pub struct Node {
     pub desk: Rc<RefCell<Desk>>,
     pub inbox: Inbox,
     pub member: Arc<Spy>,
-    planted: Arc<Planted>,
+    pub planted: Arc<Planted>,
     /// What its member does.
     turns: Turns,
     /// What came of the last turn, unless something has happened since.
@@ -123,6 +130,8 @@ pub struct Node {
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
     pub judgements: VecDeque<(Case, u64)>,
+    /// What its instance has read of progress.
+    pub reading: Reading,
     /// A transaction handed out and not carried out, with the losses told until then.
     pub work: Option<(Work, u64)>,
     /// Carried out and not told.
@@ -220,6 +229,7 @@ impl Node {
             attempts: plan.config.handler.retry.attempts,
             waiting: Waiting::default(),
             planted: Arc::clone(&planted),
+            beginnings: Beginnings::default(),
             pending: Vec::new(),
         }));
         let calls = ScriptedCalls(Rc::clone(&desk));
@@ -241,6 +251,7 @@ impl Node {
             opener,
             judge,
             judgements: VecDeque::new(),
+            reading: Reading::default(),
             work: None,
             ended: None,
             flushes: VecDeque::new(),
@@ -272,6 +283,11 @@ impl Node {
             if !matches!(event, MemberEvent::Fetched(_) | MemberEvent::Revoked { lost: false, .. }) {
                 self.expelled = false;
             }
+        }
+        if let Input::Member(MemberEvent::Fetched(fetched)) = &input
+            && fetched.of.topic.ends_with("-events-repartition")
+        {
+            self.desk.borrow_mut().beginnings.delivered(fetched.of.partition, &fetched.records);
         }
         let delivered = match &input {
             Input::Member(MemberEvent::Fetched(fetched)) => waiting::events(fetched),
@@ -311,11 +327,13 @@ impl Node {
                 }
                 Effect::Flush(flush) => self.flushes.push_back(flush),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
+                Effect::Await(of) => self.reading.awaiting.push(of),
                 Effect::Judge(beyond, epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
             }
         }
         self.check_answer();
+        self.decide();
     }
 
     /// O1: what a transaction writes is answered for only when it is committed.
@@ -420,6 +438,7 @@ impl Node {
             && self.restores.is_empty()
             && self.opened.is_empty()
             && self.judgements.is_empty()
+            && self.reading.awaiting.is_empty()
             && self.desk.borrow().pending.is_empty()
     }
 }

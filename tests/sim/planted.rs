@@ -11,6 +11,7 @@ mod inbox;
 mod kinds;
 mod node;
 mod opening;
+mod retrying;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod run;
 #[expect(dead_code, reason = "the test reads more of it")]
@@ -76,6 +77,7 @@ impl Bug {
             Bug::Inside(ClosingFinishes) => &["arrival-seat", "moves"],
             Bug::Inside(CallsCounted) => &["moves"],
             Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
+            Bug::Inside(RetryUnnumbered | RetryOnOriginal) => &["retries", "retries-moves"],
             Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
         }
     }

@@ -46,6 +46,11 @@ pub const MOVED_RESTORING: &str = "a partition moves while it is restored";
 pub const STRANGER_ABORTED: &str = "a stranger's transaction is aborted";
 pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
 pub const ANSWERED: &str = "a key is asked for while all goes on";
+pub const RETRIED: &str = "a dead letter is retried";
+pub const RETRY_LATE: &str = "an event of a retry comes too late";
+pub const RETRY_SECOND: &str = "a second retry of a dead letter does not count";
+pub const RETRY_TAKEN: &str = "two retries of one cascade want the same number";
+pub const RETRY_MOVED: &str = "a retry is handled elsewhere than where it was accepted";
 
 const OTHERS: &[&str] = &[
     ABORTED,
@@ -82,6 +87,11 @@ const OTHERS: &[&str] = &[
     STRANGER_ABORTED,
     STRANGER_OPEN,
     ANSWERED,
+    RETRIED,
+    RETRY_LATE,
+    RETRY_SECOND,
+    RETRY_TAKEN,
+    RETRY_MOVED,
 ];
 
 /// Everything that some seed has to reach.

@@ -112,6 +112,13 @@ bugs! {
     /// A handler that fails is tried once more than it is to be.
     TriedTooOften: "X2" in ["calm"],
 
+    // Retries of dead letters.
+
+    /// A retry is handled before its open record was read.
+    RetryUnread: "P20, R2" in ["retries", "retries-moves"],
+    /// A second retry of a dead letter is handled like the first.
+    SecondRetried: "P20, V1" in ["retries", "retries-moves"],
+
     // The store and its restore.
 
     /// A restore ignores the done-set that stands in the changelog.
@@ -169,7 +176,8 @@ impl Planted {
         Arc::new(Planted { bug, sim, topics, group, state: Mutex::default() })
     }
 
-    fn is(&self, bug: Bug) -> bool {
+    /// Whether it is this one.
+    pub fn is(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
