@@ -21,12 +21,17 @@ use crate::broker;
 /// So many events are rejected.
 const REJECTED: usize = 1000;
 
-/// An event that is rejected when it is processed first; its key and its child's are those of the live traffic.
+/// An event that is rejected when it is processed first. Its key or its child's is one of the live traffic, which outdoes it,
+/// and the other is its own.
 fn rejected(random: &mut fastrand::Rng, n: usize) -> NewRecord {
-    let child = json!({ "key": load::key(random), "action": "ADD", "payload": { "value": format!("child {n}") } });
+    let (mut key, mut other) = (load::key(random), format!("own-{n}"));
+    if random.bool() {
+        std::mem::swap(&mut key, &mut other);
+    }
+    let child = json!({ "key": other, "action": "ADD", "payload": { "value": format!("late child {n}") } });
     let script = json!({ "work_ms": 100, "value": format!("late {n}"), "spawn": [child],
                          "fail": { "times": 9, "how": "reject" } });
-    let event = json!({ "key": load::key(random), "action": "ADD", "payload": script });
+    let event = json!({ "key": key, "action": "ADD", "payload": script });
     NewRecord { key: None, value: Some(event.to_string().into()), headers: Vec::new() }
 }
 
@@ -115,6 +120,7 @@ fn dead_letters_are_retried_under_load_and_through_a_kill() {
         .collect();
     let expected = expected(&app, &failed, &retried);
     let late = expected.values().filter(|(.., value)| value.as_ref().is_some_and(|it| it.starts_with(b"late"))).count();
+    assert!(late >= REJECTED, "{late} keys hold what was retried");
     assert!(held == expected, "the state is not that of the reference\n{}", app.logs());
     // 4. Every retry is settled, and the frontier is at the end.
     app.until("all is settled", || {
