@@ -49,6 +49,8 @@ fn described() -> OpenApiRouter<Front> {
         .routes(routes!(events::post))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get))
+        .routes(routes!(dead_letters::retry::one))
+        .routes(routes!(dead_letters::retry::many))
         .routes(routes!(keys::list))
         .routes(routes!(keys::get))
 }

@@ -80,7 +80,7 @@ enum Verb {
     Topics(topics::TopicsVerb),
     /// Start over: delete what the application has made of its source; a preview without --execute.
     Reset(reset::ResetOptions),
-    /// Look at what could not be handled.
+    /// Look at what could not be handled, and send it again.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersVerb),
     /// Compare every key with the serial reference; exit code 3 when they differ.

@@ -11,8 +11,10 @@ mod cascades;
 mod cost;
 mod dead_letters;
 mod horizon;
+mod retries;
 mod runs;
 pub mod snapshot;
 mod times;
 
 pub use book::{Book, Root, Standing, Unavailable};
+pub use retries::Verdict;

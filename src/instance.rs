@@ -4,6 +4,7 @@
 //! wait on its behalf; `engine` is the state machine itself.
 
 mod announcing;
+mod awaited;
 pub mod calls;
 pub mod commit;
 pub mod engine;
@@ -16,6 +17,7 @@ mod measured;
 pub mod observer;
 pub mod opening;
 mod pace;
+pub mod retrying;
 mod sending;
 pub mod settling;
 mod thread;
@@ -95,7 +97,7 @@ struct Shared {
     thread_status: Mutex<Option<ThreadStatus>>,
     measured: Mutex<Measured>,
     /// What is settled.
-    observer: Observer,
+    observer: Arc<Observer>,
     pace: Mutex<Pace>,
     /// The largest record that the source topic takes, and when that was read.
     largest: Mutex<Option<(i64, Instant)>>,
@@ -132,7 +134,7 @@ impl Instance {
             waiting_for: Mutex::new(Some("the log".into())),
             thread_status: Mutex::new(None),
             measured: Mutex::default(),
-            observer: Observer::default(),
+            observer: Arc::default(),
             pace: Mutex::default(),
             largest: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -401,7 +403,8 @@ impl Starter {
             let setting = self.setting(index, id(index), &topology);
             let (log, stores) = (Arc::clone(&self.shared.log), self.stores.clone());
             let topology = topology.clone();
-            let beginning = Beginning { log, setting, topology, stores, calls, finished, means };
+            let observer = Arc::clone(&self.shared.observer);
+            let beginning = Beginning { log, setting, topology, stores, calls, finished, means, observer };
             let shared = Arc::downgrade(&self.shared);
             let failed = move |reason| {
                 if let Some(shared) = shared.upgrade() {

@@ -52,6 +52,10 @@ bugs! {
     QueueReversed: "K2",
     /// Children are not counted as produced.
     ChildrenUncounted: "P16, N1",
+    /// The children of a retried event do not have its number.
+    RetryUnnumbered: "P20, N1",
+    /// A retry is counted as a part of the original cascade.
+    RetryOnOriginal: "P16, N1",
     /// The calls of a partition that goes stay counted as running.
     CallsCounted: "F1",
 

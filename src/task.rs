@@ -12,7 +12,7 @@ pub mod queue;
 pub mod restore;
 pub mod sweep;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,10 +22,11 @@ use crate::bookkeeping;
 use crate::event::StampedEvent;
 use crate::log::Record;
 use crate::planted::{self, Bug};
+use crate::retry::Retry;
 use crate::store::Store;
 use done::DoneSet;
 use overlay::Overlay;
-use queue::KeyedQueue;
+use queue::{KeyedQueue, Queued};
 use sweep::Sweep;
 
 /// One partition at work.
@@ -37,6 +38,8 @@ pub struct Task {
     pub incarnation: u64,
     /// Events read and not done.
     pub queue: KeyedQueue,
+    /// Events that begin a retry of which is not known yet whether it counts, by the offset of their record.
+    pub beginning: BTreeMap<i64, (Queued, Retry)>,
     /// Records complete.
     pub done: DoneSet,
     /// The next offset to take in.
@@ -75,6 +78,7 @@ impl Task {
             partition,
             incarnation,
             queue: KeyedQueue::default(),
+            beginning: BTreeMap::new(),
             done,
             position,
             committed: position,
@@ -113,7 +117,13 @@ impl Task {
     /// When the oldest record that is not complete was read.
     pub fn oldest(&self) -> Option<Instant> {
         let batch = self.reads.iter().find(|(end, _)| *end > self.done.low());
-        batch.filter(|_| !self.queue.is_empty()).map(|(_, read_at)| *read_at)
+        batch.filter(|_| !self.queue.is_empty() || !self.beginning.is_empty()).map(|(_, read_at)| *read_at)
+    }
+
+    /// What its events that are read and not done take in memory, in bytes, roughly.
+    pub fn weight(&self) -> usize {
+        let beginning = self.beginning.values().map(|(queued, _)| queued.event.weight());
+        self.queue.weight() + beginning.sum::<usize>()
     }
 
     /// The record is done.

@@ -1,9 +1,10 @@
 //! `GET /api/v1/dead-letters`: what could not be handled, browsed by any instance.
 //!
-//! `page` reads them, `letter` shows them.
+//! `page` reads them, `letter` shows them, `retry` sends them again.
 
 mod letter;
 mod page;
+pub mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use self::page::{Place, Shelf};
 use super::query::{Query, refuse};
 use crate::cause::Cause;
 use crate::log::LogError;
+use crate::retry::Letter;
 use crate::server::Front;
 use crate::server::error::ApiError;
 use crate::topics::Topics;
@@ -56,17 +58,13 @@ pub struct DeadLetters {
 pub async fn list(State(front): State<Front>, RawQuery(query): RawQuery) -> Result<Json<DeadLetters>, ApiError> {
     let query = Query::parse(query.as_deref(), &["after", "limit", "cause", "full"])?;
     let (limit, full) = (query.limit()?, query.flag("full")?);
-    let from = query.text("after")?.map_or(Ok(Place::START), |after| {
-        let refused = |_| refuse(format!("after = {after:?}")).hint("pass next of the page before, such as 3:1200");
-        after.parse().map_err(refused)
-    })?;
-    let cause = query.text("cause")?.map(|word| {
-        let known = Cause::ALL.map(Cause::as_str).join(", ");
-        word.parse::<Cause>().map_err(|unknown| refuse(unknown.to_string()).hint(format!("the causes are {known}")))
-    });
-    let cause = cause.transpose()?;
+    let (from, cause) = (place_of(&query)?, cause_of(&query)?);
     let page = ask(&front, move |shelf| shelf.page(from, limit, cause)).await?;
-    let letters = page.letters.iter().map(|(partition, record)| DeadLetter::new(*partition, record, full));
+    let instance = front.instance()?;
+    let letters = page.letters.iter().map(|(partition, record)| {
+        let retried = instance.is_retried(Letter { partition: *partition, offset: record.offset });
+        DeadLetter::new(*partition, record, retried, full)
+    });
     Ok(Json(DeadLetters { dead_letters: letters.collect(), next: page.next.map(|next| next.to_string()) }))
 }
 
@@ -90,17 +88,41 @@ pub async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Json<DeadLetter>, ApiError> {
     Query::parse(query.as_deref(), &[])?;
+    let letter @ Letter { partition, offset } = read_place(&partition, &offset)?;
+    let record = ask(&front, move |shelf| shelf.one(partition, offset)).await?.ok_or_else(|| unknown(letter))?;
+    let retried = front.instance()?.is_retried(letter);
+    Ok(Json(DeadLetter::new(partition, &record, retried, true)))
+}
+
+/// The parameter `after`.
+fn place_of(query: &Query) -> Result<Place, ApiError> {
+    query.text("after")?.map_or(Ok(Place::START), |after| {
+        let refused = |_| refuse(format!("after = {after:?}")).hint("pass next of the page before, such as 3:1200");
+        after.parse().map_err(refused)
+    })
+}
+
+/// The parameter `cause`.
+fn cause_of(query: &Query) -> Result<Option<Cause>, ApiError> {
+    let cause = query.text("cause")?.map(|word| {
+        let known = Cause::ALL.map(Cause::as_str).join(", ");
+        word.parse::<Cause>().map_err(|unknown| refuse(unknown.to_string()).hint(format!("the causes are {known}")))
+    });
+    cause.transpose()
+}
+
+/// Partition and offset of a path.
+fn read_place(partition: &str, offset: &str) -> Result<Letter, ApiError> {
     let (Ok(partition), Ok(offset)) = (partition.parse::<i32>(), offset.parse::<i64>()) else {
         return Err(refuse(format!("{partition:?}/{offset:?}: a partition and an offset are numbers")));
     };
-    match ask(&front, move |shelf| shelf.one(partition, offset)).await? {
-        Some(record) => Ok(Json(DeadLetter::new(partition, &record, true))),
-        None => {
-            let message = format!("there is no dead letter at offset {offset} of partition {partition}");
-            Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_dead_letter", message)
-                .hint("/api/v1/dead-letters lists them"))
-        }
-    }
+    Ok(Letter { partition, offset })
+}
+
+/// 404.
+fn unknown(Letter { partition, offset }: Letter) -> ApiError {
+    let message = format!("there is no dead letter at offset {offset} of partition {partition}");
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_dead_letter", message).hint("/api/v1/dead-letters lists them")
 }
 
 /// Reads off the runtime's threads; the instance is not held meanwhile.
@@ -108,11 +130,20 @@ async fn ask<T: Send + 'static>(
     front: &Front,
     read: impl FnOnce(&Shelf) -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    let partitions = front.instance()?.config().processing.partitions;
+    ask_below(front, partitions, read).await
+}
+
+/// The same as if only the first `partitions` were there.
+async fn ask_below<T: Send + 'static>(
+    front: &Front,
+    partitions: i32,
+    read: impl FnOnce(&Shelf) -> Result<T, LogError> + Send + 'static,
+) -> Result<T, ApiError> {
     let shelf = {
         let instance = front.instance()?;
-        let config = instance.config();
-        let topic = Topics::new(&config.application.id, &[]).dead_letter;
-        Shelf { log: Arc::clone(instance.log()), topic, partitions: config.processing.partitions, patience: PATIENCE }
+        let topic = Topics::new(&instance.config().application.id, &[]).dead_letter;
+        Shelf { log: Arc::clone(instance.log()), topic, partitions, patience: PATIENCE }
     };
     let _permit = READERS.acquire().await.expect("it is never closed");
     match tokio::task::spawn_blocking(move || read(&shelf)).await {

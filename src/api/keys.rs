@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ pub async fn get(
             let frontier = instance.standing().frontier;
             let known = frontier.map_or_else(String::new, |frontier| format!("&frontier={frontier}"));
             let path = format!("/api/v1/keys/-?key_base64={key}{known}");
-            let (status, answer) = front.peers().ask_owner(&instance, partition, &path).await?;
+            let (status, answer) = front.peers().ask_owner(&instance, partition, Method::GET, &path).await?;
             Ok((status, Json(answer)))
         }
     }
@@ -159,7 +159,7 @@ async fn settled(instance: &Instance, timeout: Duration) -> Result<(), ApiError>
 }
 
 /// To another instance, which then looks the owner up anew.
-fn not_owner(partition: i32) -> ApiError {
+pub(super) fn not_owner(partition: i32) -> ApiError {
     let message = format!("partition {partition} is not owned by this instance");
     ApiError::new(StatusCode::MISDIRECTED_REQUEST, "not_owner", message)
         .hint("ask without the header tidegate-forwarded")

@@ -140,6 +140,13 @@ impl Client {
         judge(status, answer)
     }
 
+    /// `POST path` without a body.
+    pub fn post(&self, path: &str) -> Result<Value, CliError> {
+        let request = self.with_token(self.agent.post(format!("{}{path}", self.base)));
+        let (status, answer) = self.read(request.send_empty())?;
+        judge(status, answer)
+    }
+
     /// `POST path` with newline-delimited JSON.
     pub fn post_lines(&self, path: &str, body: &[u8]) -> Result<Value, CliError> {
         let request = self.with_token(self.agent.post(format!("{}{path}", self.base)));
@@ -171,5 +178,6 @@ fn judge(status: u16, answer: Value) -> Result<Value, CliError> {
     let error = &answer["error"];
     let message = error["message"].as_str().unwrap_or("the request failed");
     let code = error["code"].as_str().unwrap_or("error");
-    Err(CliError::failed(format!("{message} ({status} {code})")).hint(error["hint"].as_str().unwrap_or_default()))
+    let failed = CliError::failed(format!("{message} ({status} {code})"));
+    Err(failed.hint(error["hint"].as_str().unwrap_or_default()).passing(status == 503))
 }

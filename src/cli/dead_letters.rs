@@ -1,4 +1,6 @@
-//! `tidegate dead-letters list|show|export`: what could not be handled.
+//! `tidegate dead-letters list|show|export|retry`: what could not be handled.
+
+mod retry;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -31,6 +33,8 @@ pub enum DeadLettersVerb {
     },
     /// Write all of them as lines of JSON, with the bytes and headers as they stand on the topic.
     Export(ExportOptions),
+    /// Send them again with their original stamps; a preview of a selection without --execute.
+    Retry(retry::RetryOptions),
 }
 
 /// Takes the stable words.
@@ -74,6 +78,7 @@ pub fn dead_letters(
         DeadLettersVerb::List(options) => list(client, options, encoding, output),
         DeadLettersVerb::Show { partition, offset } => show(client, *partition, *offset, encoding, output),
         DeadLettersVerb::Export(options) => export(client, options),
+        DeadLettersVerb::Retry(options) => retry::retry(client, options, output),
     }
 }
 
@@ -122,7 +127,7 @@ fn list(client: &Client, options: &ListOptions, encoding: Encoding, output: Outp
     if letters.is_empty() && pages.after.is_none() {
         return output::line("no dead letters");
     }
-    let fields = ["partition", "offset", "key", "cause", "stamp", "attempts", "message"];
+    let fields = ["partition", "offset", "key", "cause", "stamp", "attempts", "retried", "message"];
     let row = |letter: &Value| {
         let field = |name: &&str| match *name {
             "key" => encoding.show(letter, "key"),
@@ -154,7 +159,8 @@ fn show(client: &Client, partition: u32, offset: u64, encoding: Encoding, output
         let shown = if matches!(name, "key" | "value") { encoding.show(&letter, name) } else { cell(&letter[name]) };
         rows.push([name.to_owned(), shown]);
     }
-    rows.extend([["attempts".into(), cell(&letter["attempts"])], ["origin".into(), origin]]);
+    rows.extend(["attempts", "retried"].map(|name| [name.to_owned(), cell(&letter[name])]));
+    rows.push(["origin".into(), origin]);
     for header in letter["record"]["headers"].as_array().into_iter().flatten() {
         rows.push([format!("header {}", cell(&header["name"])), encoding.show(header, "value")]);
     }

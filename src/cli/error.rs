@@ -12,6 +12,7 @@ pub struct CliError {
     exit: Exit,
     message: String,
     hint: String,
+    passes: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,27 +27,37 @@ enum Exit {
 impl CliError {
     /// Exit code 1: it was tried and failed.
     pub fn failed(message: impl Into<String>) -> CliError {
-        CliError { exit: Exit::Failed, message: message.into(), hint: String::new() }
+        CliError { exit: Exit::Failed, message: message.into(), hint: String::new(), passes: false }
     }
 
     /// Exit code 2: the command line, the configuration or the log does not fit.
     pub fn misused(message: impl Into<String>) -> CliError {
-        CliError { exit: Exit::Misused, message: message.into(), hint: String::new() }
+        CliError { exit: Exit::Misused, message: message.into(), hint: String::new(), passes: false }
     }
 
     /// Exit code 3: `verify` found a difference.
     pub fn different(message: impl Into<String>) -> CliError {
-        CliError { exit: Exit::Different, message: message.into(), hint: String::new() }
+        CliError { exit: Exit::Different, message: message.into(), hint: String::new(), passes: false }
     }
 
     /// Exit code 4: what was sent is settled, but not all of it succeeded, as far as is known.
     pub fn dead_letters(message: impl Into<String>) -> CliError {
-        CliError { exit: Exit::DeadLetters, message: message.into(), hint: String::new() }
+        CliError { exit: Exit::DeadLetters, message: message.into(), hint: String::new(), passes: false }
     }
 
     /// Exit code 130: Ctrl-C ended it; nothing is said.
     pub fn interrupted() -> CliError {
-        CliError { exit: Exit::Interrupted, message: String::new(), hint: String::new() }
+        CliError { exit: Exit::Interrupted, message: String::new(), hint: String::new(), passes: false }
+    }
+
+    /// It may pass by itself: the same can be asked for again shortly.
+    pub fn passing(self, passes: bool) -> CliError {
+        CliError { passes, ..self }
+    }
+
+    /// Whether it may pass by itself.
+    pub fn passes(&self) -> bool {
+        self.passes
     }
 
     /// The next step.

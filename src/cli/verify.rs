@@ -5,16 +5,17 @@
 //! V3: both ways: a key that only one side has is a difference.
 
 mod compare;
+mod decided;
 mod primaries;
 mod quiescence;
 mod read;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock;
 use crate::config::{Config, StampSource, Superseded};
 use crate::event::StampedEvent;
 use crate::handler::DynHandler;
@@ -22,8 +23,11 @@ use crate::log::whole::Until;
 use crate::log::{Log, LogError, TopicPartition, Watermarks};
 use crate::progress::History;
 use crate::reference::{self, Held, Reference};
-use crate::stamp::Stamp;
 use crate::topics::Topics;
+use decided::Decided;
+
+/// Between two looks while dead letters are being retried.
+const RETRIES: Duration = Duration::from_millis(250);
 
 /// What was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,16 +116,34 @@ pub fn verify(
             config.source.epoch
         )));
     }
-    quiescence::wait(log, group, &subject, &ends, timeout)?;
-    let letters = read::letters(log, &subject.dead_letter)?;
+    let deadline = clock::now() + timeout;
+    let (letters, decided, actual) = loop {
+        quiescence::wait(log, group, &subject, &ends, deadline.saturating_duration_since(clock::now()))?;
+        let before = decided::book(log, &progress)?;
+        let letters = read::letters(log, &subject.dead_letter)?;
+        let actual = read::state(log, &subject.changelog)?;
+        // D2: retries come beside the source, so they are not waited for as that is.
+        let after = decided::book(log, &progress)?;
+        let is_open = before.has_open_retries() || after.has_open_retries();
+        if !is_open && before.retries_told() == after.retries_told() {
+            let decided = Decided::new(&letters, &before);
+            break (letters, decided, actual);
+        }
+        if clock::now() >= deadline {
+            let timeout = humantime::format_duration(timeout);
+            return Err(VerifyError::Failed(format!(
+                "dead letters are being retried, and that has not ended after {timeout}"
+            )));
+        }
+        std::thread::sleep(RETRIES);
+    };
     let primaries = primaries::primaries(log, config, &subject, &ends, &letters)?;
     let mut broken = None;
     let events = primaries.events.map_while(|event| event.map_err(|error| broken = Some(error)).ok());
-    let reference = run(events, config, handler, &letters.failed);
+    let reference = run(events, config, handler, &decided);
     if let Some(error) = broken {
         return Err(error);
     }
-    let actual = read::state(log, &subject.changelog)?;
     Ok(compare::compare(reference, actual, &primaries.covered))
 }
 
@@ -154,19 +176,19 @@ pub fn is_quiescent(log: &dyn Log, config: &Config) -> Result<bool, VerifyError>
     Ok(quiescence::busy(log, &config.application.id, &subject, &ends)?.is_none())
 }
 
-/// The reference over `primaries`; the events of `failed` fail in it, too (V2).
+/// The reference over `primaries`; what has failed by `decided` fails in it, too (V2).
 fn run(
     primaries: impl Iterator<Item = StampedEvent>,
     config: &Config,
     handler: &Arc<dyn DynHandler>,
-    failed: &HashSet<Stamp>,
+    decided: &Decided,
 ) -> Reference {
     reference::run(primaries, &config.cascade, |event| {
-        if failed.contains(&event.stamp) {
-            None
-        } else {
-            reference::call(handler, event, config.handler.retry.attempts)
+        if decided.fails(&event.stamp) {
+            return None;
         }
+        let event = StampedEvent { retry: decided.retry(&event.stamp), ..event.clone() };
+        reference::call(handler, &event, config.handler.retry.attempts)
     })
 }
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 use super::cascades::{self, Cascades, Pending};
 use super::dead_letters::DeadLetters;
 use super::horizon::{self, Samples};
+use super::retries::{Retries, Verdict};
 use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
 use crate::counts::expand_runs;
 use crate::planted::{self, Bug};
 use crate::proto;
+use crate::retry::{Letter, Retry};
 
 /// The bits of a sequence below its epoch.
 const EPOCH_SHIFT: u32 = 56;
@@ -67,7 +69,8 @@ pub struct Root {
     pub settled: Option<bool>,
     /// Pending events, by depth, of the original cascade.
     pub pending: BTreeMap<u8, i32>,
-    /// The retries of its dead letters that are not settled, each a cascade of its own.
+    /// What is pending of the retries of its dead letters, by number, each a cascade of its own; nothing of those that
+    /// are settled.
     pub retries: BTreeMap<u32, BTreeMap<u8, i32>>,
     /// Events that became dead letters, where some did, by retry; 0 is the original cascade. `None` where that is not
     /// known.
@@ -98,6 +101,8 @@ pub struct Book {
     /// What the frontier was.
     pub(super) samples: Samples,
     pub(super) uncounted: bool,
+    /// The retries of dead letters.
+    pub(super) retries: Retries,
 }
 
 /// What was received under one `source.epoch`.
@@ -141,6 +146,7 @@ impl Book {
             self.came = Runs::default();
         }
         self.horizon = horizon::after(self.horizon, progress.horizon, self.horizon_limit());
+        self.retries.take(&progress.retries, self.horizon, &self.others);
         self.samples.note(self.frontier_known(), self.horizon, at_ms);
     }
 
@@ -246,8 +252,10 @@ impl Book {
         }
         let pending = by_depth(self.originals.pending(sequence));
         let settled = if pending.is_empty() { received } else { Some(false) }.filter(|_| !self.uncounted);
-        let retries = self.others.range((sequence, 0, 1)..=(sequence, 0, u32::MAX));
-        let retries = retries.map(|((_, _, retry), pending)| (*retry, by_depth(pending))).collect();
+        let mut retries: BTreeMap<_, _> =
+            self.retries.of(sequence, 0).map(|retry| (retry.number, BTreeMap::new())).collect();
+        let open = self.others.range((sequence, 0, 1)..=(sequence, 0, u32::MAX));
+        retries.extend(open.map(|((_, _, retry), pending)| (*retry, by_depth(pending))));
         let dead_letters = self.dead_letters.of(sequence).filter(|_| !self.uncounted);
         Some(Root { settled, pending, retries, dead_letters })
     }
@@ -264,6 +272,37 @@ impl Book {
 
     fn entries(&self) -> usize {
         self.originals.runs() + self.others.len() + self.came.len() + self.dead_letters.len()
+    }
+
+    /// What becomes of a retry; `None` = its open record was not read yet.
+    pub fn verdict(&self, retry: &Retry) -> Option<Verdict> {
+        self.retries.verdict(retry)
+    }
+
+    /// Whether a dead letter was sent again, with its original stamp or as a new event.
+    pub fn is_retried(&self, letter: Letter) -> bool {
+        self.retries.holds(letter)
+    }
+
+    /// Whether a dead letter was sent again with its original stamp.
+    pub fn is_retried_in_place(&self, letter: Letter) -> bool {
+        self.retries.is_retried(letter)
+    }
+
+    /// How many retries of dead letters were told in what was read since the last snapshot.
+    pub fn retries_told(&self) -> u64 {
+        self.retries.told()
+    }
+
+    /// Whether a retry of a dead letter is not settled.
+    pub fn has_open_retries(&self) -> bool {
+        self.others.keys().any(|(_, _, retry)| *retry > 0)
+    }
+
+    /// The retries of dead letters of this sequence and generation that count, in the order of their numbers, as far as
+    /// the horizon has not passed them.
+    pub fn retries(&self, sequence: u64, generation: u32) -> impl DoubleEndedIterator<Item = &Retry> {
+        self.retries.of(sequence, generation)
     }
 
     /// Whether a root was received; `None` where that is not known any more.

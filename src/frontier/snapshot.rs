@@ -14,6 +14,9 @@ use crate::proto;
 /// So many runs go into one part: its record stays far below any broker's limit.
 pub const RUNS_PER_PART: usize = 30_000;
 
+/// The same for retries of dead letters.
+const RETRIES_PER_PART: usize = 10_000;
+
 /// The snapshot of a book that has read all below `position`, in parts of at most `runs_per_part` runs (1 or more).
 pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> Vec<proto::Snapshot> {
     let mut parts = Parts { parts: vec![proto::Snapshot::default()], runs_per_part, room: runs_per_part };
@@ -47,6 +50,9 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
         end: epoch.end,
         is_ordered: epoch.is_ordered,
     };
+    for retries in book.retries.write(RETRIES_PER_PART) {
+        parts.parts.push(proto::Snapshot { retries: Some(retries), ..proto::Snapshot::default() });
+    }
     let mut parts = parts.parts;
     parts[0].epochs = book.epochs.iter().map(epoch).collect();
     let topic = |(name, id): (&String, &String)| proto::TopicId { topic: name.clone(), topic_id: id.clone() };
@@ -119,6 +125,7 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
     let mut book = Book::default();
     for part in parts {
         book.uncounted |= part.uncounted;
+        part.retries.iter().for_each(|retries| book.retries.read(retries));
         for epoch in &part.epochs {
             let known = Epoch { end: epoch.end, is_ordered: epoch.is_ordered };
             book.epochs.insert(u8::try_from(epoch.epoch).unwrap_or(u8::MAX), known);
@@ -160,7 +167,15 @@ mod tests {
 
     use super::*;
     use crate::counts::{self, Count, dead_letters};
+    use crate::retry::{Letter, Retry};
     use crate::stamp::Stamp;
+
+    /// Of every fourth sequence it is the same dead letter.
+    fn retry(epoch: u8, sequence: u64, number: u32, position: i64) -> Retry {
+        let letter = Letter { partition: i32::from(epoch), offset: sequence as i64 / 4 };
+        let sequence = Stamp::root(epoch % 2, sequence).sequence;
+        Retry { letter, nonce: position as u64, forced: position % 2 == 1, sequence, generation: 0, number }
+    }
 
     fn progress(changes: &[(u8, u64, u32, i8)], position: i64, stamp: &str) -> Vec<proto::Progress> {
         let counts = changes.iter().flat_map(|&(epoch, sequence, retry, change)| {
@@ -182,7 +197,14 @@ mod tests {
         };
         let dead = changes.iter().filter(|(.., change)| *change > 1);
         let dead = dead.map(|&(epoch, sequence, retry, _)| dead_letters::one(&Stamp::root(epoch % 2, sequence), retry));
-        let told = proto::Progress { source_positions: vec![at], dead_letters: dead.collect(), ..Default::default() };
+        let retried = changes.iter().filter(|(.., retry, change)| *retry > 0 && *change == 0);
+        let retries = retried.map(|&(epoch, sequence, number, _)| retry(epoch, sequence, number, position));
+        let told = proto::Progress {
+            source_positions: vec![at],
+            dead_letters: dead.collect(),
+            retries: retries.map(|it| (&it).into()).collect(),
+            ..Default::default()
+        };
         counts::records(counts.collect(), told)
     }
 
@@ -225,6 +247,13 @@ mod tests {
                 }
                 prop_assert_eq!(rest.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]), whole.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]));
                 prop_assert_eq!(rest.position("t", 0), whole.position("t", 0));
+                for &(epoch, sequence, number, _) in before.iter().chain(&after) {
+                    for position in [20, 25] {
+                        let retry = retry(epoch, sequence, number, position);
+                        prop_assert_eq!(rest.verdict(&retry), whole.verdict(&retry));
+                        prop_assert_eq!(rest.is_retried(retry.letter), whole.is_retried(retry.letter));
+                    }
+                }
                 for record in progress(&after, 25, stamp) {
                     whole.take(&record, 9000);
                     rest.take(&record, 9000);

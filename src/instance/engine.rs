@@ -15,6 +15,7 @@ mod disk;
 mod flow;
 mod horizon;
 mod questions;
+mod retries;
 mod setting;
 mod sources;
 mod writing;
@@ -33,7 +34,8 @@ use super::view::Totals;
 use crate::cause::Cause;
 use crate::dead_letter::Reason;
 use crate::entry::Entry;
-use crate::event::{DecodeError, StampedEvent};
+use crate::event::DecodeError;
+use crate::frontier;
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
 use crate::metrics::{self, Outcome};
@@ -53,6 +55,7 @@ use awake::Awake;
 use committing::{Committing, Composition};
 use disk::Disk;
 pub use questions::{Answered, Listing, Question, ThreadStatus};
+pub use retries::{Accepted, Awaiting, Wish};
 pub use setting::Setting;
 use sources::SourceSlot;
 pub use writing::{Flush, Sweep};
@@ -110,6 +113,8 @@ pub enum Input {
     Remaining(i32, i64),
     /// A record that a source partition stands at was judged; the epoch is that of [`Effect::Judge`].
     Judged(Beyond, u64, Judgement),
+    /// What becomes of an event that begins a retry, and the greatest number of a retry of its sequence and generation.
+    Decided(Awaiting, frontier::Verdict, u32),
     /// The source topics have these partitions now.
     Sources(Vec<TopicPartition>),
     /// Something about a part of the work is wrong, or (`None`) is well again.
@@ -148,6 +153,8 @@ pub enum Effect {
     Sweep(Sweep),
     /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`].
     Judge(Beyond, u64),
+    /// Tell what becomes of this retry once its open record was read; answer by [`Input::Decided`].
+    Await(Awaiting),
     /// The engine cannot go on, for this reason.
     Fail(String),
 }
@@ -178,6 +185,8 @@ pub struct Engine<C> {
     line: VecDeque<(i32, u64, Bytes)>,
     /// Retries by the time at which they are due.
     retries: BinaryHeap<Reverse<(Instant, i32, u64, Bytes)>>,
+    /// The greatest number that was given to a retry of a dead letter, by sequence and generation.
+    retry_numbers: BTreeMap<(u64, u32), u32>,
     troubles: BTreeMap<String, String>,
     disk: Disk,
     /// The horizon as far as it was read.
@@ -218,6 +227,7 @@ impl<C: Calls> Engine<C> {
             buffered: 0,
             line: VecDeque::new(),
             retries: BinaryHeap::new(),
+            retry_numbers: BTreeMap::new(),
             troubles: BTreeMap::new(),
             disk: Disk::default(),
             horizon: None,
@@ -243,6 +253,7 @@ impl<C: Calls> Engine<C> {
             Input::Swept { partition, incarnation, result } => self.swept(partition, incarnation, result),
             Input::Remaining(partition, records) => self.remaining(partition, records),
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
+            Input::Decided(of, verdict, known) => self.decided(of, verdict, known, now),
             Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),
             Input::Crowded(is_crowded) => self.crowded = is_crowded,
@@ -299,15 +310,14 @@ impl<C: Calls> Engine<C> {
             return;
         }
         let offset = record.offset;
-        let decoded = match (record.key.clone(), record.value.clone()) {
-            (Some(key), Some(value)) => StampedEvent::decode(key, value),
-            _ => Err(DecodeError::Malformed("a record without key or value".into())),
-        };
-        match decoded {
-            Ok(event) => {
+        match retries::decode(&record) {
+            Ok((event, begun)) => {
                 self.buffered += event.weight();
                 let queued = Queued { event, offset, attempt: 1, read_at: now, last_error: None };
-                self.admit(partition, queued, now);
+                match begun {
+                    None => self.admit(partition, queued, now),
+                    Some(retry) => self.awaits(partition, queued, retry),
+                }
             }
             Err(DecodeError::Malformed(message)) => self.refuse_record(partition, record, &message),
             Err(error @ DecodeError::Newer(_)) => {

@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::announcing::Announcing;
+use super::awaited::Awaited;
 use super::crowd::Crowd;
 use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
-use crate::frontier::{Book, Root, Standing};
+use crate::frontier::{Book, Root, Standing, Verdict};
 use crate::log::{Append, Isolation, Log, LogError, Reader, Record, TopicPartition};
 use crate::metrics;
 use crate::progress::{self, Told, counts_record, snapshot_record};
 use crate::proto;
+use crate::retry::Retry;
 
 /// How long one look for new records lasts.
 const LOOK: Duration = Duration::from_millis(100);
@@ -37,11 +39,12 @@ pub(super) const SNAPSHOT_EVERY: i64 = 20_000;
 pub struct Observer {
     book: Mutex<Book>,
     told: watch::Sender<Standing>,
+    awaited: Awaited,
 }
 
 impl Default for Observer {
     fn default() -> Observer {
-        Observer { book: Mutex::default(), told: watch::Sender::new(Standing::default()) }
+        Observer { book: Mutex::default(), told: watch::Sender::new(Standing::default()), awaited: Awaited::default() }
     }
 }
 
@@ -75,8 +78,15 @@ impl Observer {
         }
     }
 
+    /// Tells what becomes of a retry as soon as its open record was read, with the greatest number of a retry of its
+    /// sequence and generation.
+    pub(super) fn decide(&self, retry: Retry, reply: impl FnOnce(Verdict, u32) + Send + 'static) {
+        self.awaited.ask(&self.book(), retry, reply);
+    }
+
     fn publish(&self, book: MutexGuard<'_, Book>) {
         let standing = book.standing();
+        self.awaited.tell(&book);
         drop(book);
         metrics::frontier(standing.frontier, standing.unsettled);
         metrics::horizon(standing.horizon);
@@ -239,7 +249,13 @@ impl Reading<'_> {
         let mut book = self.observer.book();
         for (at_ms, told) in told {
             match told {
-                Told::Counts(progress) => book.take(&progress, at_ms),
+                Told::Counts(progress) => {
+                    book.take(&progress, at_ms);
+                    // What is void may be done, and forgotten, by the end of this look.
+                    if !progress.retries.is_empty() {
+                        self.observer.awaited.tell(&book);
+                    }
+                }
                 Told::Snapshot(part) => complete = assembly.take(part).map(|(position, _)| position).or(complete),
                 Told::Else => {}
             }

@@ -15,6 +15,7 @@ use super::calls::{Finished, RuntimeCalls};
 use super::commit::{Committer, Current, Mark, Means, Setup, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting, Sweep};
 use super::judging::Judge;
+use super::observer::Observer;
 use super::opening::{OpenError, Opener};
 use super::topology::{self, Topology, Wanted};
 use crate::clock;
@@ -45,6 +46,8 @@ pub(super) struct Beginning {
     pub(super) calls: RuntimeCalls,
     pub(super) finished: Receiver<Finished>,
     pub(super) means: Means,
+    /// Reads what becomes of retries.
+    pub(super) observer: Arc<Observer>,
 }
 
 /// A running engine thread.
@@ -62,7 +65,7 @@ impl EngineThread {
         beginning: Beginning,
         failed: impl Fn(StartError) + Send + Sync + 'static,
     ) -> Result<EngineThread, LogError> {
-        let Beginning { log, setting, topology, stores, calls, finished, means } = beginning;
+        let Beginning { log, setting, topology, stores, calls, finished, means, observer } = beginning;
         let failed: Failed = Arc::new(failed);
         let (events_in, events) = bounded(BATCHES);
         let (inputs_in, inputs) = unbounded();
@@ -127,6 +130,7 @@ impl EngineThread {
             stores: spawn_flusher(inputs_in.clone()),
             opener: Arc::new(opener),
             judge,
+            observer,
             inputs: inputs_in.clone(),
             left: Arc::clone(&left),
             current: Arc::clone(&current),
@@ -203,6 +207,7 @@ struct Surroundings {
     stores: (Sender<StoreWork>, JoinHandle<()>),
     opener: Arc<Opener>,
     judge: Judge,
+    observer: Arc<Observer>,
     inputs: Sender<Input>,
     left: Arc<AtomicBool>,
     current: Arc<Current>,
@@ -264,6 +269,11 @@ fn run(
                 Effect::Sweep(sweep) => drop(surroundings.stores.0.send(StoreWork::Sweep(sweep))),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
                 Effect::Judge(beyond, epoch) => surroundings.judge(beyond, epoch),
+                Effect::Await(of) => {
+                    let inputs = surroundings.inputs.clone();
+                    let tell = move |verdict, known| drop(inputs.send(Input::Decided(of, verdict, known)));
+                    surroundings.observer.decide(of.retry, tell);
+                }
                 Effect::Fail(reason) if !has_failed => {
                     has_failed = true;
                     failed(StartError::Failed(reason));

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -132,7 +132,12 @@ impl Peers {
     /// # Errors
     /// [`PeerError`] when it has no answer of its own.
     pub async fn get(&self, address: &str, path: &str) -> Result<(StatusCode, Value), PeerError> {
-        let mut request = self.client.get(format!("{}://{address}{path}", self.scheme)).header(FORWARDED, "1");
+        self.ask(address, Method::GET, path).await
+    }
+
+    async fn ask(&self, address: &str, method: Method, path: &str) -> Result<(StatusCode, Value), PeerError> {
+        let url = format!("{}://{address}{path}", self.scheme);
+        let mut request = self.client.request(method, url).header(FORWARDED, "1");
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -156,7 +161,7 @@ impl Peers {
         Ok((status, body))
     }
 
-    /// `GET path` of the owner of a partition: its status and JSON.
+    /// `GET path` or `POST path` of the owner of a partition: its status and JSON.
     ///
     /// # Errors
     /// 503 with the partition and its owner (Q2).
@@ -164,6 +169,7 @@ impl Peers {
         &self,
         instance: &Instance,
         partition: i32,
+        method: Method,
         path: &str,
     ) -> Result<(StatusCode, Value), ApiError> {
         let mut outdated: Option<Arc<Owners>> = None;
@@ -179,8 +185,8 @@ impl Peers {
                 outdated = Some(owners);
                 continue;
             }
-            match self.get(owner, path).await {
-                Ok(answer @ (StatusCode::OK | StatusCode::NOT_FOUND, _)) => return Ok(answer),
+            match self.ask(owner, method.clone(), path).await {
+                Ok(answer) if !answer.0.is_server_error() => return Ok(answer),
                 Ok((status, answer)) => last = Some((owner.to_owned(), PeerError::said(status, &answer))),
                 Err(error) => last = Some((owner.to_owned(), error)),
             }

@@ -122,7 +122,8 @@ fn children(
             return Err(Reason::new(Cause::BadChild, message));
         }
         let stamp = parent.stamp.child(index as u32);
-        let child = StampedEvent { event, stamp, origin: parent.origin.clone(), retry: parent.retry };
+        let retry = if planted::is(Bug::RetryUnnumbered) { 0 } else { parent.retry };
+        let child = StampedEvent { event, stamp, origin: parent.origin.clone(), retry };
         if child.weight() > MAX_VALUE {
             let message = format!("child {index} takes {} bytes; at most {MAX_VALUE} fit", child.weight());
             return Err(Reason::new(Cause::TooLarge, message));

@@ -54,6 +54,7 @@ prop_compose! {
             payload: payload.clone(),
             origin: Some(origin.1),
             retry,
+            begins: None,
             format_version: 0,
         };
         (StampedEvent { event: Event { key, action, payload }, stamp, origin: origin.0, retry }, message)

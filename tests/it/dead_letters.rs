@@ -156,8 +156,6 @@ fn the_command_line_lists_shows_and_exports_all_of_it() {
     assert!(said.contains("unknown_dead_letter") && said.contains("hint"), "{said}");
     let said = instance.command(&["dead-letters", "list", "--cause", "sadness"]).failed(2);
     assert!(said.contains("sadness"), "{said}");
-    let said = instance.command(&["dead-letters", "retry", "0", "1"]).failed(2);
-    assert!(said.contains("retry"), "{said}");
 }
 
 #[test]
@@ -178,6 +176,13 @@ fn a_source_record_that_cannot_be_decoded_keeps_its_bytes() {
     assert_eq!(told, ["record".into(), "/wA6".into(), "/v0=".into(), Value::Null, 0.into()]);
     assert_eq!(letter["origin"], json!({"topic": "events", "partition": 0, "offset": 0}));
     assert_eq!(list(&instance, &format!("?cause={}", letter["cause"].as_str().unwrap())).len(), 1);
+    for more in ["", "?force=true", "?as=new"] {
+        let path = format!("/api/v1/dead-letters/{}/{}/retry{more}", letter["partition"], letter["offset"]);
+        let (status, answer) = instance.post_to(&path, "application/json", "");
+        assert_eq!((status, &answer["error"]["code"]), (409, &"not_an_event".into()), "{answer}");
+    }
+    let (status, answer) = instance.post_to("/api/v1/dead-letters/retry", "application/json", "");
+    assert_eq!((status, &answer["not_an_event"], &answer["accepted"]), (202, &1.into(), &0.into()), "{answer}");
     let said = instance.command(&["dead-letters", "export"]).ok();
     let record = &serde_json::from_str::<Value>(&said).unwrap()["record"];
     assert_eq!((&record["key_base64"], &record["value_base64"]), (&"/wA6".into(), &"/v0=".into()));

@@ -18,6 +18,7 @@ mod monitoring;
 mod openapi;
 mod reset;
 mod restoring;
+mod retries;
 mod running;
 mod settled;
 mod set_aside;

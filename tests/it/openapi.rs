@@ -128,6 +128,13 @@ fn answers_are_as_they_are_described() {
         compare("get", template, path, instance.get(path));
     }
     compare("post", "/api/v1/events", "/api/v1/events", instance.post("text/plain", "x"));
+    for (template, path) in [
+        ("/api/v1/dead-letters/retry", "/api/v1/dead-letters/retry"),
+        ("/api/v1/dead-letters/retry", "/api/v1/dead-letters/retry?limit=0"),
+        ("/api/v1/dead-letters/{partition}/{offset}/retry", "/api/v1/dead-letters/0/9/retry"),
+    ] {
+        compare("post", template, path, instance.post_to(path, "application/json", ""));
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // Nothing is described that is not there.
     for (template, item) in document["paths"].as_object().unwrap() {

@@ -127,6 +127,19 @@ impl App {
         assert_eq!(response.status(), 202);
     }
 
+    /// `POST path` without a body; the answer once there is one.
+    fn sent(&self, place: usize, path: &str) -> (u16, Value) {
+        eventually(path, || {
+            let mut request = self.caller.agent().post(format!("{}{path}", self.url(place)));
+            if let Some(token) = &self.caller.token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let mut response = request.send_empty().unwrap();
+            let answer = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+            Some((response.status().as_u16(), answer)).filter(|(status, _)| *status != 503)
+        })
+    }
+
     /// All keys, page by page.
     fn list(&self, place: usize, limit: usize) -> Vec<String> {
         let (mut keys, mut after) = (Vec::new(), String::new());
@@ -309,6 +322,53 @@ fn an_owner_that_moved_is_asked_for_anew() {
     });
     app.settled();
     answers_everywhere(&app, 2);
+}
+
+#[test]
+fn any_instance_takes_a_retry_and_the_owner_carries_it_out() {
+    let mut app =
+        App::new(Caller { token: Some("planted".into()), ca: None }, tempdir().unwrap(), ServerTls::default());
+    for name in ["one", "two", "three"] {
+        app.start(name, "");
+    }
+    app.settled();
+    let rejected = |n: u32| {
+        let script = format!(r#"{{"value":"v{n}","fail":{{"times":9,"how":"reject"}}}}"#);
+        format!(r#"{{"key":"k{n:03}","action":"ADD","payload":{script}}}"#)
+    };
+    app.post(0, &(0..60).map(rejected).collect::<Vec<_>>().join("\n"));
+    let letters = eventually("all are dead letters", || {
+        let (_, page) = app.get(2, "/api/v1/dead-letters?limit=1000");
+        Some(page["dead_letters"].as_array()?.clone()).filter(|letters| letters.len() == 60)
+    });
+    let path = |letter: &Value| format!("/api/v1/dead-letters/{}/{}/retry", letter["partition"], letter["offset"]);
+    // One by one at anybody's door.
+    for (n, letter) in letters[..30].iter().enumerate() {
+        let (status, answer) = app.sent(n % 3, &path(letter));
+        assert_eq!((status, &answer["stamp"]), (202, &letter["stamp"]), "{answer}");
+        let (status, answer) = app.sent((n + 1) % 3, &path(letter));
+        assert_eq!((status, &answer["error"]["code"]), (409, &"already_retried".into()), "{answer}");
+    }
+    let (status, answer) = app.sent(1, "/api/v1/dead-letters/0/999/retry");
+    assert_eq!((status, &answer["error"]["code"]), (404, &"unknown_dead_letter".into()), "{answer}");
+    // And the rest at once, page by page.
+    let (mut accepted, mut already, mut after) = (0, 0, String::new());
+    loop {
+        let (status, page) = app.sent(2, &format!("/api/v1/dead-letters/retry?limit=7{after}"));
+        assert_eq!(status, 202, "{page}");
+        accepted += page["accepted"].as_u64().unwrap();
+        already += page["already_retried"].as_u64().unwrap();
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!((accepted, already), (30, 30));
+    let all = keys(0..60);
+    eventually("all have succeeded", || (app.list(1, 1000) == all).then_some(()));
+    eventually("every instance knows", || {
+        let mut pages = (0..3).map(|place| app.get(place, "/api/v1/dead-letters?limit=1000").1);
+        let retried = |page: Value| page["dead_letters"].as_array().unwrap().iter().all(|it| it["retried"] == true);
+        pages.all(retried).then_some(())
+    });
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod output;
 mod refusals;
 mod sources;
 mod reset;
+mod retried;
 mod woken;
 
 use std::time::{Duration, Instant};

@@ -179,6 +179,8 @@ const METHODS: &[(&str, &str, &str)] = &[
     ("DELETE", "/api/v1/keys", "GET,HEAD"),
     ("PUT", "/api/v1/status", "GET,HEAD"),
     ("POST", "/api/v1/dead-letters/0/0", "GET,HEAD"),
+    ("GET", "/api/v1/dead-letters/0/0/retry", "POST"),
+    ("GET", "/api/v1/dead-letters/retry", "POST"),
     ("POST", "/livez", "GET,HEAD"),
     ("POST", "/metrics", "GET,HEAD"),
 ];
@@ -206,6 +208,9 @@ const TALKS: &[(&[&str], i32, &str)] = &[
     (&["dead-letters", "list"], 0, "key_mismatch"),
     (&["dead-letters", "list", "--cause", "rejected", "--output", "json"], 0, "\"attempts\": 1"),
     (&["dead-letters", "show", "99", "0"], 1, "404 unknown_dead_letter"),
+    (&["dead-letters", "retry", "--all"], 0, "nothing was changed"),
+    (&["dead-letters", "retry", "--cause", "rejected", "--execute"], 0, "retried before"),
+    (&["dead-letters", "retry", "99:0"], 1, "404 unknown_dead_letter"),
     (&["dead-letters", "export"], 0, "__streams.errors.exception"),
     (&["dead-letters", "export", "--file", "letters.jsonl"], 0, "8 dead letters written"),
 ];
@@ -364,6 +369,7 @@ fn every_call_and_every_verb_does_what_is_documented() {
     visit.tool(&AFTERWARDS[0]);
     visit.every_instance_answers_for_all();
     visit.dead_letters_are_told_with_all_that_is_known();
+    visit.dead_letters_are_retried();
     visit.what_runs_is_seen();
     visit.nobody_else_is_let_in();
     visit.every_verb();
@@ -433,6 +439,55 @@ impl Visit<'_> {
         }
     }
 
+    /// At doors that mostly are not the owner's; one that was rejected succeeds.
+    fn dead_letters_are_retried(&self) {
+        let post = |place: usize, path: &str| {
+            let (status, _, answer) = self.ask(&self.all[place % 3], ("POST", path), TOKEN, ("", b""));
+            (status, answer)
+        };
+        let path = |cause: &str| {
+            let (_, page) = self.get(&self.all[0], &format!("/api/v1/dead-letters?cause={cause}"));
+            let letter = &page["dead_letters"][0];
+            format!("/api/v1/dead-letters/{}/{}/retry", letter["partition"], letter["offset"])
+        };
+        let rejected = path("rejected");
+        self.expect(&rejected, post(0, &rejected), 202, "partition offset stamp=18");
+        for (number, (path, status, fields)) in [
+            (rejected.clone(), 409, "error.code=already_retried error.hint"),
+            (format!("{rejected}?as=old"), 400, "error.code=bad_parameter error.hint"),
+            (path("undecodable"), 409, "error.code=not_an_event error.hint"),
+            ("/api/v1/dead-letters/0/999999/retry".into(), 404, "error.code=unknown_dead_letter error.hint"),
+            ("/api/v1/dead-letters/99/0/retry".into(), 404, "error.code=unknown_dead_letter"),
+            ("/api/v1/dead-letters/a/0/retry".into(), 400, "error.code=bad_parameter"),
+            ("/api/v1/dead-letters/retry?cause=bad".into(), 400, "error.code=bad_parameter error.hint"),
+            ("/api/v1/dead-letters/retry?limit=0".into(), 400, "error.code=bad_parameter"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            self.expect(&path, post(number, &path), status, fields);
+        }
+        let (mut accepted, mut after) = (0, String::new());
+        for place in 0.. {
+            let path = format!("/api/v1/dead-letters/retry?cause=exhausted{after}");
+            let (status, page) = post(place, &path);
+            accepted += page["accepted"].as_u64().unwrap_or_default();
+            let next = page["next"].as_str().map(|next| format!("&after={next}"));
+            let fields = "accepted already_retried=0 not_an_event=0 before_horizon=0 next";
+            self.expect(&path, (status, page), 202, fields);
+            match next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+        if accepted != 1 {
+            self.note(format!("{accepted} exhausted events were retried"));
+        }
+        self.app.until("both have succeeded", || {
+            ["r", "x"].iter().all(|key| self.get(&self.all[1], &format!("/api/v1/keys/{key}")).0 == 200)
+        });
+    }
+
     fn what_runs_is_seen(&self) {
         let slow = br#"{"key":"slow","action":"ADD","payload":{"work_ms":700,"fail":{"times":1,"how":"retry"}}}"#;
         self.expect("a slow event", self.post(&self.all[1], JSON, slow), 202, "accepted=1");
@@ -457,7 +512,13 @@ impl Visit<'_> {
             let visited = |(read, status, _): &(&str, u16, &str)| {
                 *status == 200 && is_it(read.split('?').next().unwrap_or_default())
             };
-            let elsewhere = ["/metrics", "/api/v1/events", "/api/v1/dead-letters/{partition}/{offset}"];
+            let elsewhere = [
+                "/metrics",
+                "/api/v1/events",
+                "/api/v1/dead-letters/{partition}/{offset}",
+                "/api/v1/dead-letters/{partition}/{offset}/retry",
+                "/api/v1/dead-letters/retry",
+            ];
             if !READS.iter().any(visited) && !elsewhere.contains(&path.as_str()) {
                 self.note(format!("{path} was not visited"));
             }

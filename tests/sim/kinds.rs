@@ -27,6 +27,8 @@ pub struct Kind {
     pub superseded: Superseded,
     /// With transactions, or without.
     pub guarantee: Guarantee,
+    /// So many times at most somebody asks for a retry of dead letters.
+    pub retries: u32,
 }
 
 /// Nothing goes wrong on one engine with the defaults.
@@ -41,6 +43,7 @@ const CALM: Kind = Kind {
     stamp: StampSource::Offset,
     superseded: Superseded::Expand,
     guarantee: Guarantee::ExactlyOnce,
+    retries: 0,
 };
 
 const CRASHES: &[Fault] = &[
@@ -143,6 +146,19 @@ pub static KINDS: &[Kind] = &[
         faults: &[Fault::Join, Fault::Leave, Fault::Leave],
         nodes: 3,
         stamp: StampSource::Arrival,
+        ..CALM
+    },
+    // P20, R1, R2, V1, V2: dead letters are retried while newer events come …
+    Kind { name: "retries", seeds: 40, bad_commits: 5, late_markers: 15, nodes: 2, retries: 20, ..CALM },
+    // … and while partitions move and engines die between the acceptance of a retry and its handling.
+    Kind {
+        name: "retries-moves",
+        seeds: 50,
+        faults: MOVES,
+        bad_commits: 5,
+        late_markers: 15,
+        nodes: 2,
+        retries: 20,
         ..CALM
     },
     // S1 to S4: stores cannot be written, or are damaged, while partitions move …

@@ -19,6 +19,7 @@ mod observing;
 mod opening;
 mod refused;
 mod released;
+mod retrying;
 mod revoked;
 mod run;
 mod seat;

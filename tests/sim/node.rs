@@ -35,6 +35,7 @@ use super::faults::points::Point;
 use super::horizons::Watch;
 use super::inbox::{GivingBack, Inbox, Spy};
 use super::observing::Observing;
+use super::retrying::{Beginnings, Reading};
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::waiting::{self, Waiting};
@@ -51,6 +52,7 @@ pub struct Desk {
     attempts: u32,
     waiting: Waiting,
     planted: Arc<Planted>,
+    pub beginnings: Beginnings,
     /// Begun and not ended.
     pub pending: Vec<Finished>,
 }
@@ -73,7 +75,12 @@ impl Calls for ScriptedCalls {
         if desk.superseded == Superseded::Expand {
             desk.waiting.called(partition, incarnation, &queued.event);
         }
-        let mut verdict = desk.scripts.verdict(&queued.event.event, queued.attempt).map_err(Failed::from);
+        desk.beginnings.called(partition, call.offset);
+        let is_retry = queued.event.retry > 0;
+        let mut verdict = desk.scripts.verdict(&queued.event.event, queued.attempt, is_retry).map_err(Failed::from);
+        if superseded && is_retry {
+            reached(sometimes::RETRY_LATE);
+        }
         if superseded {
             reached(sometimes::LATE);
             if verdict.as_ref().is_ok_and(|outcome| !outcome.children.is_empty()) {
@@ -126,6 +133,8 @@ pub struct Node {
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
     pub judgements: VecDeque<(Case, u64)>,
+    /// What its instance has read of progress.
+    pub reading: Reading,
     /// A transaction handed out and not carried out, with the losses told until then.
     pub work: Option<(Work, u64)>,
     /// Carried out and not told.
@@ -236,6 +245,7 @@ impl Node {
             attempts: plan.config.handler.retry.attempts,
             waiting: Waiting::default(),
             planted: Arc::clone(&planted),
+            beginnings: Beginnings::default(),
             pending: Vec::new(),
         }));
         let calls = ScriptedCalls(Rc::clone(&desk));
@@ -257,6 +267,7 @@ impl Node {
             opener,
             judge,
             judgements: VecDeque::new(),
+            reading: Reading::default(),
             work: None,
             ended: None,
             flushes: VecDeque::new(),
@@ -291,6 +302,11 @@ impl Node {
             if !matches!(event, MemberEvent::Fetched(_) | MemberEvent::Revoked { lost: false, .. }) {
                 self.expelled = false;
             }
+        }
+        if let Input::Member(MemberEvent::Fetched(fetched)) = &input
+            && fetched.of.topic.ends_with("-events-repartition")
+        {
+            self.desk.borrow_mut().beginnings.delivered(fetched.of.partition, &fetched.records);
         }
         let delivered = match &input {
             Input::Member(MemberEvent::Fetched(fetched)) => waiting::events(fetched),
@@ -331,11 +347,13 @@ impl Node {
                 Effect::Flush(flush) => self.flushes.push_back(flush),
                 Effect::Sweep(sweep) => self.sweeps.push_back(sweep),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
+                Effect::Await(of) => self.reading.awaiting.push(of),
                 Effect::Judge(beyond, epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
             }
         }
         self.check_answer();
+        self.decide();
     }
 
     /// O1: what a transaction writes is answered for only when it is committed.
@@ -453,6 +471,7 @@ impl Node {
             && self.restores.is_empty()
             && self.opened.is_empty()
             && self.judgements.is_empty()
+            && self.reading.awaiting.is_empty()
             && self.desk.borrow().pending.is_empty()
     }
 }

@@ -13,6 +13,7 @@ mod kinds;
 mod node;
 mod observing;
 mod opening;
+mod retrying;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod run;
 #[expect(dead_code, reason = "the test reads more of it")]
@@ -80,6 +81,7 @@ impl Bug {
             Bug::Inside(GateBlind | QueueReversed | ChildrenUncounted) => &["calm"],
             Bug::Inside(AnsweredUndecided | UnreadSettled) => &["calm", "crashes"],
             Bug::Inside(HorizonUnsettled | RetriesPassed | BuriedBlindly) => &["horizon", "horizon-moves"],
+            Bug::Inside(RetryUnnumbered | RetryOnOriginal) => &["retries", "retries-moves"],
             Bug::Inside(DoneSetStale | BookkeepingForgotten | CheckpointFirst) => &["crashes", "moves"],
         }
     }

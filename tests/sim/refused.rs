@@ -18,8 +18,8 @@ fn script(world: &World) -> Bytes {
     let spawns = |script: &Bytes| {
         let event = Event { key: Bytes::new(), action: Action::Add, payload: Some(script.clone()) };
         let scripts = &world.plan.scripts;
-        scripts.failure(&event).is_none()
-            && scripts.verdict(&event, 1).is_ok_and(|outcome| !outcome.children.is_empty())
+        scripts.failure(&event, false).is_none()
+            && scripts.verdict(&event, 1, false).is_ok_and(|outcome| !outcome.children.is_empty())
     };
     (0..).map(|number: u32| Bytes::from(number.to_string())).find(spawns).expect("many do")
 }

@@ -154,11 +154,15 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     let mut world = World::new(plan, workload, folder, log, rng);
     world.horizons = kind.deletes.then(|| Horizons::new(&world.rng, world.plan.config.state.marker_retention));
     world.dies_in_commits = kind.faults.contains(&Fault::Crash);
+    if kind.retries > 0 {
+        (world.has_retries, world.retries.left) = (true, world.rng.u32(1..=kind.retries));
+    }
     for _ in 0..kind.nodes {
         let folder = world.free_folder();
         world.join(folder);
     }
     world.run(kind.faults, budget, seldom);
+    world.settle_retries();
     match kind.stamp {
         StampSource::Arrival => checks::order(&mut world),
         StampSource::Offset | StampSource::Header => {

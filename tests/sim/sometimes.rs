@@ -61,6 +61,11 @@ pub const SNAPSHOT_CUT: &str = "a snapshot's writer dies in the middle of it";
 pub const SNAPSHOT_READ: &str = "a snapshot is read back";
 pub const SNAPSHOT_BEGUN: &str = "an observer begins with a snapshot";
 pub const PURGED: &str = "what lies below a snapshot is deleted";
+pub const RETRIED: &str = "a dead letter is retried";
+pub const RETRY_LATE: &str = "an event of a retry comes too late";
+pub const RETRY_SECOND: &str = "a second retry of a dead letter does not count";
+pub const RETRY_TAKEN: &str = "two retries of one cascade want the same number";
+pub const RETRY_MOVED: &str = "a retry is handled elsewhere than where it was accepted";
 
 const OTHERS: &[&str] = &[
     ABORTED,
@@ -112,6 +117,11 @@ const OTHERS: &[&str] = &[
     SNAPSHOT_READ,
     SNAPSHOT_BEGUN,
     PURGED,
+    RETRIED,
+    RETRY_LATE,
+    RETRY_SECOND,
+    RETRY_TAKEN,
+    RETRY_MOVED,
 ];
 
 /// Everything that some seed has to reach.

@@ -11,6 +11,8 @@ use tidegate::event::StampedEvent;
 use tidegate::log::{Fetched, Record};
 use tidegate::stamp::Stamp;
 
+use super::retrying::begun;
+
 thread_local! {
     static CALLED: RefCell<BTreeSet<(Bytes, Stamp)>> = const { RefCell::new(BTreeSet::new()) };
 }
@@ -28,7 +30,8 @@ pub struct Waiting(BTreeMap<(i32, u64, Bytes), BTreeSet<Stamp>>);
 pub fn events(fetched: &Fetched) -> Vec<(i32, u64, StampedEvent)> {
     let decode = |record: &Record| StampedEvent::decode(record.key.clone()?, record.value.clone()?).ok();
     let ours = fetched.of.topic.ends_with("-events-repartition").then_some(&fetched.records);
-    let events = ours.into_iter().flatten().filter_map(decode);
+    // What begins a retry waits elsewhere until that counts.
+    let events = ours.into_iter().flatten().filter(|record| begun(record).is_none()).filter_map(decode);
     events.map(|event| (fetched.of.partition, fetched.epoch, event)).collect()
 }
 

@@ -16,7 +16,7 @@ use tidegate::log::NewRecord;
 use tidegate::reference::{self, Held};
 use tidegate::sequencer::format;
 use tidegate::sequencer::stamps::SEQUENCE;
-use tidegate::stamp::Stamp;
+use tidegate::stamp::{Path, Stamp};
 
 /// Tries in all.
 pub const ATTEMPTS: u32 = 3;
@@ -41,8 +41,9 @@ fn action(rng: &mut Rng) -> Action {
 }
 
 impl Scripts {
-    /// What try number `attempt` of an event comes to. It is the same for a superseded one.
-    pub fn verdict(&self, event: &Event, attempt: u32) -> Result<Outcome, Failure> {
+    /// What try number `attempt` of an event comes to. It is the same for a superseded one; by the time that dead letters
+    /// are retried most of what makes events fail is mended.
+    pub fn verdict(&self, event: &Event, attempt: u32, is_retry: bool) -> Result<Outcome, Failure> {
         let text = event.payload.as_ref().map(|payload| std::str::from_utf8(payload).expect("a number"));
         let script = match text {
             Some(text) => text.parse().expect("a number"),
@@ -52,6 +53,7 @@ impl Scripts {
         let after = rng.bool().then(|| Duration::from_millis(rng.u64(..40)));
         let again = |reason: &str| Err(Failure::Retry { reason: reason.to_owned(), after });
         match rng.u32(..100) {
+            0..13 if is_retry => {}
             0..4 => return Err(Failure::Reject { code: "no".into(), message: "it is rejected".into() }),
             4..7 => return again("it never works"),
             7..10 if attempt < ATTEMPTS => return again("the handler panicked: boom"),
@@ -80,12 +82,12 @@ impl Scripts {
 
     /// What the last try of an event comes to; `None` = it is a dead letter.
     pub fn in_the_end(&self, event: &Event) -> Option<Outcome> {
-        self.verdict(event, ATTEMPTS).ok().filter(|_| self.failure(event).is_none())
+        self.verdict(event, ATTEMPTS, false).ok().filter(|_| self.failure(event, false).is_none())
     }
 
     /// Why an event that ends like this is a dead letter.
-    pub fn failure(&self, event: &Event) -> Option<Cause> {
-        match self.verdict(event, ATTEMPTS) {
+    pub fn failure(&self, event: &Event, is_retry: bool) -> Option<Cause> {
+        match self.verdict(event, ATTEMPTS, is_retry) {
             Err(Failure::Reject { .. }) => Some(Cause::Rejected),
             Err(Failure::Retry { .. }) => Some(Cause::Exhausted),
             Ok(outcome) if outcome.children.len() > self.cascade.max_children => Some(Cause::TooManyChildren),
@@ -137,6 +139,10 @@ pub struct Workload {
     pub records: Vec<Draft>,
     /// What is right in the end; known once all is appended and, with `arrival`, sequenced.
     pub expected: Expected,
+    /// How often dead letters of an event were retried; known at the end.
+    pub retried: BTreeMap<Stamp, u32>,
+    /// Some of them were, although they had been before: then what they lead to is there more than once.
+    pub forced: bool,
     stamp: StampSource,
 }
 
@@ -159,7 +165,7 @@ impl Workload {
 
     /// With `header` the same event can stand in the source twice: then what it leads to is there once or twice.
     pub fn forgive_doubles<T: PartialEq>(&self, found: &mut Vec<T>) {
-        if self.stamp == StampSource::Header {
+        if self.stamp == StampSource::Header || self.forced {
             found.dedup();
         }
     }
@@ -187,20 +193,33 @@ impl Workload {
         let mut events = Vec::new();
         let reference = reference::run(primaries, &scripts.cascade, |event| {
             events.push(event.stamp.clone());
-            if let Some(cause) = scripts.failure(&event.event) {
-                dead_letters.push(format!("event {} {cause}", event.stamp));
+            let retries = |stamp: &Stamp| self.retried.get(stamp).copied().unwrap_or_default();
+            let above = (0..event.stamp.depth()).map(|depth| &event.stamp.path[..depth]);
+            let above = above.map(|path| Stamp { path: Path::from_slice(path), ..event.stamp });
+            let is_of_retry = above.into_iter().any(|stamp| retries(&stamp) > 0);
+            // First as it came, then each retry; all of them come to the same.
+            let retried = retries(&event.stamp);
+            let processed = std::iter::once(is_of_retry).chain((0..retried).map(|_| true));
+            let failures: Vec<Cause> =
+                processed.filter_map(|is_retry| scripts.failure(&event.event, is_retry)).collect();
+            dead_letters.extend(failures.iter().map(|cause| format!("event {} {cause}", event.stamp)));
+            let is_retry = is_of_retry || retried > 0;
+            if scripts.failure(&event.event, is_retry).is_some() {
                 return None;
             }
-            let outcome = scripts.verdict(&event.event, ATTEMPTS).ok()?;
+            let outcome = scripts.verdict(&event.event, ATTEMPTS, is_retry).ok()?;
             if event.stamp.depth() == scripts.cascade.max_depth {
                 let too_deep = (0..outcome.children.len()).map(|index| event.stamp.child(index as u32));
-                dead_letters.extend(too_deep.map(|stamp| format!("event {stamp} {}", Cause::TooDeep)));
+                // It is as deep when it is retried.
+                let each = too_deep.flat_map(|stamp| (0..=retries(&stamp)).map(move |_| stamp.clone()));
+                dead_letters.extend(each.map(|stamp| format!("event {stamp} {}", Cause::TooDeep)));
             }
             Some(outcome)
         });
         assert_eq!(reference.events as usize, events.len());
         assert!(events.is_sorted(), "S1: the reference takes events in the order of their stamps");
         dead_letters.sort();
+        self.forgive_doubles(&mut dead_letters);
         self.expected = Expected { state: reference.state, events, dead_letters };
     }
 }
@@ -302,5 +321,5 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
     }
     order.sort_by_key(|(place, _)| *place);
     let records = order.into_iter().map(|(_, draft)| draft).collect();
-    Workload { records, expected: Expected::default(), stamp }
+    Workload { records, expected: Expected::default(), retried: BTreeMap::new(), forced: false, stamp }
 }

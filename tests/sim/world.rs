@@ -19,6 +19,7 @@ use super::faults::{Fault, Shared};
 use super::horizons::{self, Horizons};
 use super::node::{Node, Plan};
 use super::observing::Observing;
+use super::retrying::Retries;
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::workload::Workload;
@@ -57,9 +58,11 @@ enum Act {
     Thaw,
     Ask,
     Look,
+    Retry,
+    Observe,
 }
 
-const ACTS: usize = Act::Look as usize + 1;
+const ACTS: usize = Act::Observe as usize + 1;
 
 /// Everything of one seed.
 pub struct World {
@@ -97,12 +100,17 @@ pub struct World {
     pub look: Look,
     /// What observers have told so far.
     pub settled: Settled,
+    /// Dead letters that are retried.
+    pub retries: Retries,
+    /// Whether there are any in this kind of seeds.
+    pub has_retries: bool,
 }
 
 impl World {
     pub fn new(plan: Plan, workload: Workload, folder: TempDir, log: Arc<SimLog>, mut rng: Rng) -> World {
         let mut weights = [0; ACTS];
-        weights.fill_with(|| 1 << rng.u32(..5));
+        weights[..Act::Retry as usize].fill_with(|| 1 << rng.u32(..5));
+        (weights[Act::Retry as usize], weights[Act::Observe as usize]) = (1, 4);
         // What only looks is not to take most of the steps, and late is late.
         for rare in [Act::Ask, Act::Look, Act::Marker] {
             weights[rare as usize] = 1;
@@ -133,6 +141,8 @@ impl World {
             answers: Answers::default(),
             look: Look::default(),
             settled,
+            retries: Retries::default(),
+            has_retries: false,
         }
     }
 
@@ -158,7 +168,7 @@ impl World {
         note(format!("{name} joins on {:?}", folder.file_name()));
         let seed = self.rng.u64(..);
         let mut observing = Observing::new(TopicPartition::new(&self.plan.topics.progress, 0), self.settled.seed());
-        observing.keeps = self.horizons.is_some();
+        observing.keeps = self.horizons.is_some() || self.has_retries;
         let node = Node::join(&self.plan, self.log(), name, folder, clock::now(), seed, observing);
         self.nodes.push(node);
     }
@@ -226,6 +236,7 @@ impl World {
         add(self.shared.markers_are_late(), Act::Marker, 0);
         add(true, Act::Ask, 0);
         add(true, Act::Look, 0);
+        add(self.retries.left > 0, Act::Retry, 0);
         for (place, node) in self.nodes.iter().enumerate() {
             if node.frozen.is_some() {
                 add(!node.expelled, Act::Miss, place);
@@ -249,6 +260,7 @@ impl World {
             add(!node.judgements.is_empty(), Act::Judge, place);
             add(node.has_answered(), Act::Done, place);
             add(true, Act::Effects, place);
+            add(self.has_retries, Act::Observe, place);
         }
         acts
     }
@@ -257,6 +269,8 @@ impl World {
     fn act(&mut self, act: Act, place: usize) -> bool {
         match act {
             Act::Turn => return self.turn(place),
+            Act::Retry => return self.retry(),
+            Act::Observe => return self.observe(place),
             // The engine may have left something for its own member alone.
             Act::Effects => self.nodes[place].last_turn = None,
             Act::Time | Act::Ask | Act::Look => {}
@@ -426,6 +440,8 @@ impl World {
             && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle && node.answers())
             && checks::all_is_committed(self)
             && horizons::is_done(self)
+            && self.all_retries_are_answered()
+            && (self.retries.left == 0 || !self.retry())
     }
 
     pub fn describe(&self) -> String {

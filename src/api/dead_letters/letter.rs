@@ -136,7 +136,7 @@ impl From<Option<&[u8]>> for Content {
 
 impl DeadLetter {
     /// With its record where `full`.
-    pub fn new(partition: i32, record: &Record, full: bool) -> DeadLetter {
+    pub fn new(partition: i32, record: &Record, retried: bool, full: bool) -> DeadLetter {
         let told = dead_letter::read(&record.headers);
         let event = event(told.kind, record);
         let value = match &event {
@@ -157,8 +157,7 @@ impl DeadLetter {
             message: told.message,
             attempts: told.attempts,
             origin: told.origin.map(|(topic, partition, offset)| Origin { topic, partition, offset }),
-            // Nothing retries dead letters in this version.
-            retried: false,
+            retried,
             record: full.then(|| AsItStands::new(record)),
         }
     }
@@ -176,6 +175,10 @@ impl AsItStands {
 }
 
 /// The event of a dead letter that is one and can be read.
+pub fn event_of(record: &Record) -> Option<StampedEvent> {
+    event(dead_letter::read(&record.headers).kind, record)
+}
+
 fn event(kind: Option<Kind>, record: &Record) -> Option<StampedEvent> {
     let (Some(Kind::Event), Some(key), Some(value)) = (kind, &record.key, &record.value) else { return None };
     StampedEvent::decode(key.clone(), value.clone()).ok()

@@ -158,6 +158,15 @@ impl Shelf {
         Ok(page)
     }
 
+    /// The first place at or behind `from` with something to read in its partition; `None` = there is no more.
+    ///
+    /// # Errors
+    /// What the log says.
+    pub fn next_with_any(&self, from: Place) -> Result<Option<Place>, LogError> {
+        let first = self.stretches(from)?.into_iter().next();
+        Ok(first.map(|stretch| Place { partition: stretch.of.partition, after: stretch.begin - 1 }))
+    }
+
     /// What there is to read behind `from`: the partitions that have something, in order.
     fn stretches(&self, from: Place) -> Result<Vec<Stretch>, LogError> {
         let mut stretches = Vec::new();

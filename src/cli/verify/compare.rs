@@ -56,12 +56,13 @@ impl Report {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::read::failed_stamp;
+    use super::super::read::failure;
     use super::*;
     use crate::bookkeeping;
     use crate::entry::Entry;
     use crate::event::{Event, StampedEvent};
     use crate::log::{Headers, Record};
+    use crate::retry::Letter;
 
     fn held(stamp: &str, action: Action, value: Option<&'static str>) -> Held {
         (stamp.parse().unwrap(), action, value.map(Bytes::from))
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn only_events_of_the_first_processing_have_failed() {
+    fn events_that_have_failed_are_told_with_their_retry() {
         let letter = |kind: &'static str, retry: u32| {
             let event = Event { key: "k".into(), action: Action::Add, payload: None };
             let event = StampedEvent { event, stamp: Stamp::root(0, 5), origin: Bytes::new(), retry };
@@ -205,9 +206,17 @@ mod tests {
             ];
             record("k", Some(bytes.to_vec()), headers)
         };
-        assert_eq!(failed_stamp(&letter("event", 0)), Ok(Some(Stamp::root(0, 5))));
-        assert_eq!(failed_stamp(&letter("event", 1)), Ok(None));
-        assert_eq!(failed_stamp(&letter("record", 0)), Ok(None));
-        assert_eq!(failed_stamp(&record("k", None, vec![])), Ok(None));
+        let place = Letter { partition: 0, offset: 3 };
+        let told = |record: &Record| {
+            let told = failure(place, record).unwrap();
+            told.map(|(stamp, failure)| (stamp.to_string(), failure.retry, failure.is_overtaken))
+        };
+        assert_eq!(told(&letter("event", 0)), Some(("5".into(), 0, false)));
+        assert_eq!(told(&letter("event", 1)), Some(("5".into(), 1, false)));
+        let mut overtaken = letter("event", 2);
+        overtaken.headers.push(("tidegate_cause".into(), Bytes::from("before_horizon")));
+        assert_eq!(told(&overtaken), Some(("5".into(), 2, true)));
+        assert_eq!(told(&letter("record", 0)), None);
+        assert_eq!(told(&record("k", None, vec![])), None);
     }
 }

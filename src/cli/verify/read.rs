@@ -1,6 +1,6 @@
 //! Reads whole topics, committed records only.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::clock;
 use crate::entry::Entry;
 use crate::event::{DecodeError, StampedEvent};
 use crate::log::{Isolation, Log, LogError, Reader, Record, TopicPartition};
+use crate::retry::Letter;
 use crate::stamp::Stamp;
 
 /// How long a partition may give nothing before its end is reached.
@@ -87,11 +88,22 @@ fn all(log: &dyn Log, of: &TopicPartition, headers: bool) -> Result<Records, Ver
     records(log, of, Ends { low: watermarks.low, high: watermarks.high }, headers)
 }
 
+/// An event that has become a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The dead letter.
+    pub letter: Letter,
+    /// The retry in which it failed; 0 = in its first processing.
+    pub retry: u32,
+    /// It did not run: the horizon had passed it before its retry was told.
+    pub is_overtaken: bool,
+}
+
 /// What dead letters prove.
 #[derive(Debug, Default)]
 pub struct Letters {
-    /// The stamps of the events that failed in their first processing.
-    pub failed: HashSet<Stamp>,
+    /// The failures of events, by their stamps.
+    pub failures: HashMap<Stamp, Vec<Failure>>,
     /// Source records that were refused, by partition and offset.
     pub records: HashSet<(TopicPartition, i64)>,
 }
@@ -103,7 +115,11 @@ pub fn letters(log: &dyn Log, partitions: &[TopicPartition]) -> Result<Letters, 
         for record in all(log, partition, true)? {
             let record = record?;
             let offset = record.offset;
-            letters.failed.extend(failed_stamp(&record).map_err(|error| refused(partition, offset, &error))?);
+            let letter = Letter { partition: partition.partition, offset };
+            let failed = failure(letter, &record).map_err(|error| refused(partition, offset, &error))?;
+            if let Some((stamp, failure)) = failed {
+                letters.failures.entry(stamp).or_default().push(failure);
+            }
             letters.records.extend(refused_record(&record));
         }
     }
@@ -124,7 +140,8 @@ fn is_before_horizon(dead_letter: &Record) -> bool {
 /// one.
 fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
     let stamp = || header(dead_letter, "tidegate_stamp").and_then(|stamp| stamp.parse::<Stamp>().ok());
-    let is_late = || is_before_horizon(dead_letter) && stamp().is_some_and(|stamp| stamp.depth() == 0);
+    let is_root = || stamp().is_some_and(|stamp| stamp.depth() == 0);
+    let is_late = || is_before_horizon(dead_letter) && is_root() && retry_of(dead_letter).is_ok_and(|retry| retry == 0);
     if header(dead_letter, "tidegate_dead_letter") != Some("record") && !is_late() {
         return None;
     }
@@ -134,21 +151,32 @@ fn refused_record(dead_letter: &Record) -> Option<(TopicPartition, i64)> {
     Some((TopicPartition { topic: topic.into(), partition }, offset))
 }
 
-/// The stamp, where the dead letter is an event of retry 0.
+/// The stamp of the event that has failed, where the dead letter is an event.
 ///
 /// # Errors
 /// The event is of a newer format.
-pub fn failed_stamp(dead_letter: &Record) -> Result<Option<Stamp>, DecodeError> {
-    if header(dead_letter, "tidegate_dead_letter") != Some("event") || is_before_horizon(dead_letter) {
+pub fn failure(letter: Letter, dead_letter: &Record) -> Result<Option<(Stamp, Failure)>, DecodeError> {
+    if header(dead_letter, "tidegate_dead_letter") != Some("event") {
         return Ok(None);
     }
     let stamp = header(dead_letter, "tidegate_stamp").and_then(|stamp| stamp.parse().ok());
-    let (Some(key), Some(value)) = (dead_letter.key.clone(), dead_letter.value.clone()) else { return Ok(None) };
+    let retry = retry_of(dead_letter)?;
+    let is_late = is_before_horizon(dead_letter);
+    // What comes too late to be an event was none: it does not fail one that was before it.
+    if is_late && retry == 0 {
+        return Ok(None);
+    }
+    Ok(stamp.map(|stamp| (stamp, Failure { letter, retry, is_overtaken: is_late })))
+}
+
+/// The retry number of the event that a dead letter holds; 0 where that cannot be told, since an event may have a key
+/// that no event can have (a bad child).
+fn retry_of(dead_letter: &Record) -> Result<u32, DecodeError> {
+    let (Some(key), Some(value)) = (dead_letter.key.clone(), dead_letter.value.clone()) else { return Ok(0) };
     match StampedEvent::decode(key, value) {
         Err(error @ DecodeError::Newer(_)) => Err(error),
-        Ok(event) if event.retry > 0 => Ok(None),
-        // The event may have a key that no event can have (a bad child): what cannot be read counts as retry 0.
-        Ok(_) | Err(DecodeError::Malformed(_)) => Ok(stamp),
+        Ok(event) => Ok(event.retry),
+        Err(DecodeError::Malformed(_)) => Ok(0),
     }
 }
 

@@ -250,7 +250,7 @@ impl<C: Calls> Engine<C> {
             self.disk.forget(of.partition);
             metrics::forget_task(of.partition);
             self.running -= if planted::is(Bug::CallsCounted) { 0 } else { task.queue.running() };
-            self.buffered = self.buffered.saturating_sub(task.queue.weight());
+            self.buffered = self.buffered.saturating_sub(task.weight());
         }
     }
 

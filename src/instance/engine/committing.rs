@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Effect, Engine, Flush};
+use super::{Accepted, Effect, Engine, Flush};
 use crate::clock;
 use crate::instance::calls::Calls;
 use crate::instance::commit::{Ended, Mark, Work};
@@ -17,11 +17,13 @@ use crate::log::{Membership, OffsetCommit, TopicPartition};
 use crate::metrics::{self, Outcome};
 use crate::planted::{self, Bug};
 use crate::proto::Origin;
+use crate::retry::Retry;
 use crate::store::schema::Checkpoint;
 use crate::task::Task;
 use crate::task::queue::Queued;
 
 use prost::Message;
+use tokio::sync::oneshot;
 
 /// Committed entries wait at most about this long for their way into the store.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
@@ -61,6 +63,8 @@ pub(super) struct Composition {
     pub(super) sequenced: u64,
     /// Markers that it deletes.
     pub(super) buried: usize,
+    /// Retries of dead letters, and who is told when they are committed.
+    pub(super) accepted: Vec<(Vec<Retry>, oneshot::Sender<Accepted>)>,
 }
 
 impl Composition {
@@ -75,6 +79,7 @@ impl Composition {
             events: 0,
             sequenced: 0,
             buried: 0,
+            accepted: Vec::new(),
         }
     }
 
@@ -100,6 +105,9 @@ impl Composition {
     }
 
     fn tell(self) {
+        for (retries, answer) in self.accepted {
+            let _ = answer.send(Accepted::Committed(retries));
+        }
         for outcome in [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate, Outcome::Rejected] {
             metrics::events_processed(outcome, self.outcomes[outcome as usize]);
         }

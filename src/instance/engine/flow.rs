@@ -77,7 +77,7 @@ impl<C: Calls> Engine<C> {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         let repartition = &self.setting.topics.repartition;
         for task in self.tasks.values_mut() {
-            let records = task.queue.len() + task.done.runs();
+            let records = task.queue.len() + task.beginning.len() + task.done.runs();
             let over = |share: usize| stalled || used > limit * share / 100 || records > MAX_RUNS * share / 100;
             let list = if task.paused { &mut resume } else { &mut pause };
             if over(if task.paused { 70 } else { 100 }) != task.paused {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::Engine;
+use super::{Accepted, Engine, Wish};
 use crate::entry::Entry;
 use crate::instance::calls::Calls;
 use crate::instance::view::{InFlight, ListQuery, Place, Places, Restores, TaskState, TaskStatus, Totals};
@@ -35,6 +35,8 @@ pub enum Question {
     InFlight(usize, oneshot::Sender<Vec<InFlight>>),
     /// Where the pending events of a root's cascades are, at most so many.
     Places(u64, usize, oneshot::Sender<Places>),
+    /// Send these dead letters of one partition again; answered when that is committed.
+    Retry(i32, Vec<Wish>, oneshot::Sender<Accepted>),
     /// Everything that the status page shows.
     Status(oneshot::Sender<ThreadStatus>),
 }
@@ -95,11 +97,12 @@ impl<C: Calls> Engine<C> {
             Question::List(query, answer) => drop(answer.send(self.list(&query))),
             Question::InFlight(limit, answer) => drop(answer.send(self.in_flight(limit, now))),
             Question::Places(root, limit, answer) => drop(answer.send(self.places(root, limit, now))),
+            Question::Retry(partition, wishes, answer) => self.accept(partition, wishes, answer),
             Question::Status(answer) => drop(answer.send(self.status(now))),
         }
     }
 
-    /// D1.
+    /// D1. Or the next transaction is full.
     fn is_undecided(&self, question: &Question) -> bool {
         match question {
             Question::Lookup(..) if planted::is(Bug::AnsweredUndecided) => false,
@@ -107,6 +110,7 @@ impl<C: Calls> Engine<C> {
             Question::List(query, _) => {
                 self.tasks.values().any(|task| task.overlay.is_undecided(|key| query.is_about(key)))
             }
+            Question::Retry(..) => !self.has_room_for_retries(),
             Question::InFlight(..) | Question::Places(..) | Question::Status(_) => false,
         }
     }
@@ -206,7 +210,7 @@ impl<C: Calls> Engine<C> {
             let mut status = self.blank("task", repartition.clone(), *partition, state);
             (status.position, status.committed) = (task.position, task.committed);
             status.in_flight = task.queue.running();
-            status.waiting = task.queue.len() - task.queue.running();
+            status.waiting = task.queue.len() - task.queue.running() + task.beginning.len();
             let oldest = task.oldest().map(|read_at| now.saturating_duration_since(read_at));
             status.oldest_age_ms = oldest.unwrap_or_default().as_millis() as u64;
             tasks.push(status);

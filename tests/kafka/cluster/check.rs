@@ -63,7 +63,7 @@ fn events_and_doubles(app: &App) -> (BTreeMap<Stamp, Content>, Vec<String>) {
 }
 
 /// The primary events on the source topic, and the offsets of what is none.
-fn primaries(app: &App) -> (Vec<StampedEvent>, BTreeSet<i64>) {
+pub fn primaries(app: &App) -> (Vec<StampedEvent>, BTreeSet<i64>) {
     let (mut primaries, mut undecodable) = (Vec::new(), BTreeSet::new());
     for record in records(&app.log, &TopicPartition::new(&app.source, 0), false) {
         match format::decode(Format::Auto, record.key.as_ref(), record.value.as_ref()) {

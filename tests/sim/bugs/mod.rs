@@ -138,6 +138,13 @@ bugs! {
     /// What a key holds is looked up once to tell that it is settled.
     LookedUpOnce: "T1" in ["calm"],
 
+    // Retries of dead letters.
+
+    /// A retry is handled before its open record was read.
+    RetryUnread: "P20, R2" in ["retries", "retries-moves"],
+    /// A second retry of a dead letter is handled like the first.
+    SecondRetried: "P20, V1" in ["retries", "retries-moves"],
+
     // The store and its restore.
 
     /// A restore ignores the done-set that stands in the changelog.
@@ -202,6 +209,7 @@ impl Planted {
         Arc::new(Planted { bug, sim, topics, group, state: Mutex::default() })
     }
 
+    /// Whether it is this one.
     pub fn is(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }

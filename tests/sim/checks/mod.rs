@@ -27,6 +27,7 @@ use tidegate::topics::partition_of;
 use tokio::sync::oneshot;
 
 use super::observing::is_snapshot;
+use super::retrying::begun;
 use super::sometimes::{self, reached};
 use super::workload::ATTEMPTS;
 use super::world::World;
@@ -277,7 +278,7 @@ pub fn dropped(world: &World) {
     let mut expected: BTreeMap<Bytes, StampedEvent> = BTreeMap::new();
     for event in &events {
         assert!(world.workload.expected.events.contains(&event.stamp), "{} has no place in the reference", event.stamp);
-        if scripts.failure(&event.event).is_none() {
+        if scripts.failure(&event.event, false).is_none() {
             let held = expected.entry(event.event.key.clone()).or_insert_with(|| event.clone());
             if event.stamp > held.stamp {
                 *held = event.clone();
@@ -290,7 +291,7 @@ pub fn dropped(world: &World) {
     assert!(state.keys().eq(expected.keys()), "the keys that hold something are those of the events that succeed");
     for (key, event) in expected {
         assert_eq!(state[&key].0, event.stamp, "{key:?} holds the last of its events");
-        let outcome = scripts.verdict(&event.event, ATTEMPTS).expect("it succeeds");
+        let outcome = scripts.verdict(&event.event, ATTEMPTS, false).expect("it succeeds");
         if event.stamp.depth() < scripts.cascade.max_depth {
             for index in 0..outcome.children.len() {
                 let child = event.stamp.child(index as u32);
@@ -370,8 +371,10 @@ fn found_events(world: &World) -> Vec<StampedEvent> {
     let mut found: Vec<StampedEvent> = Vec::new();
     for of in partitions(world, &world.plan.topics.repartition) {
         let records = read(&world.log().inner, &of, 0);
+        // What begins a retry stands there in addition.
+        let records = records.into_iter().filter(|record| begun(record).is_none());
         let decode = |record: Record| StampedEvent::decode(record.key.unwrap(), record.value.unwrap()).unwrap();
-        found.extend(records.into_iter().map(decode));
+        found.extend(records.map(decode));
     }
     found.sort_by(|a, b| a.stamp.cmp(&b.stamp));
     found
