@@ -65,6 +65,7 @@ fn events(world: &World) -> usize {
 #[test]
 fn what_comes_below_the_horizon_is_refused_before_it_runs() {
     let mut world = at_rest(StampSource::Offset);
+    world.settled.is_off = true;
     let before = held_by_changelog(&world);
     world.nodes[0].step(Input::Horizon(20), clock::now());
     comes_again(&world, "new1", 20, 0);
@@ -89,6 +90,7 @@ fn what_comes_below_the_horizon_is_refused_before_it_runs() {
 #[test]
 fn what_runs_while_the_horizon_passes_it_is_refused_with_its_outcome() {
     let mut world = at_rest(StampSource::Offset);
+    world.settled.is_off = true;
     (0..20).for_each(|number| comes_again(&world, &format!("new{number}"), 20, 0));
     let (now, mut rng) = (clock::now(), fastrand::Rng::with_seed(1));
     let node = &mut world.nodes[0];

@@ -18,7 +18,7 @@ use tidegate::stamp::Stamp;
 use tokio::sync::oneshot;
 
 use super::bugs::{Bug, Planted};
-use super::checks::read;
+use super::checks::{progress_records, read};
 use super::node::Node;
 use super::sometimes::{self, reached};
 use super::timeline::note;
@@ -190,7 +190,7 @@ impl World {
         let of = TopicPartition::new(&self.plan.topics.progress, 0);
         let (mut letters_sent, mut ids, mut nonces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut counting = Vec::new();
-        for record in read(&self.log().inner, &of, 0) {
+        for record in progress_records(self) {
             let Told::Counts(told) = progress::read(&of, record).expect("it can be read") else { continue };
             for retry in told.retries {
                 nonces.insert(retry.nonce);
