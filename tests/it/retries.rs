@@ -82,7 +82,7 @@ fn a_retried_dead_letter_is_as_if_it_had_succeeded() {
     }
     let root = eventually("the retry is settled", || {
         let (_, root) = instance.get("/api/v1/roots/0");
-        (root["retries"] == json!([{ "retry": 1, "settled": true, "pending": {} }])).then_some(root)
+        (root["retries"] == json!([{ "retry": 1, "settled": true, "pending": {}, "dead_letters": 0 }])).then_some(root)
     });
     assert_eq!(root["settled"], true);
     assert_eq!(instance.get("/api/v1/frontier").1["frontier"], 3, "it has not gone back");
@@ -93,7 +93,7 @@ fn a_retried_dead_letter_is_as_if_it_had_succeeded() {
     assert_eq!(retry(&instance, of(&found, "a"), "?force=true").0, 202);
     eventually("two retries of one root", || {
         let (_, root) = instance.get("/api/v1/roots/0");
-        let settled = json!([1, 2].map(|n| json!({ "retry": n, "settled": true, "pending": {} })));
+        let settled = json!([1, 2].map(|n| json!({ "retry": n, "settled": true, "pending": {}, "dead_letters": 0 })));
         (root["retries"] == settled).then_some(())
     });
     verify(folder.path(), &[]);

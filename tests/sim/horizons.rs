@@ -135,8 +135,7 @@ fn read_on(world: &mut World, place: usize) {
         world.horizons.as_mut().expect("asked by them").model = Model::default();
     }
     let World { nodes, horizons: Some(horizons), .. } = world else { return };
-    let mut reader = log.reader(&of, horizons.model.position, Isolation::ReadCommitted, true).unwrap();
-    for record in reader.next(Duration::ZERO).unwrap() {
+    for record in checks::read(&log, &of, horizons.model.position) {
         let offset = record.offset;
         if let Told::Counts(progress) = progress::read(&of, record).unwrap() {
             horizons.model.take(offset, &progress);
