@@ -30,7 +30,7 @@ pub struct Observing {
     pub of: TopicPartition,
     /// What keys were found to hold, and nobody was told yet.
     pub found: BTreeMap<Bytes, (Judging, Stamp)>,
-    /// Nothing is deleted: somebody else reads from the beginning.
+    /// No snapshots: somebody else reads from the beginning, and to the end.
     pub keeps: bool,
     observer: Observer,
     place: Place,
@@ -72,8 +72,8 @@ impl Observing {
 
     /// It looks once for what is new. Whoever owns partition 0 writes snapshots; that others do is no harm.
     pub fn look(&mut self, log: &Arc<SimLog>, planted: &Arc<Planted>) -> Result<(), LogError> {
-        let writes = self.rng.u32(..4) > 0;
-        let purges = self.rng.u32(..4) > 0 && !self.keeps;
+        let writes = self.rng.u32(..4) > 0 && !self.keeps;
+        let purges = self.rng.u32(..4) > 0;
         let from = self.position();
         let low = log.watermarks(&self.of)?.low;
         let (log, rng) = (Arc::clone(log), Mutex::new(self.rng.fork()));
