@@ -9,14 +9,34 @@ use fastrand::Rng;
 use crate::sometimes::{self, reached};
 use crate::timeline::note;
 
-/// A copy of a folder as it is on the disk: what is only in memory is not there.
+/// A copy of a folder as it is on the disk: what is only in memory is not there. Of one moment: what the threads of a
+/// store put into other files meanwhile would be missing in both.
 pub fn copy_folder(from: &Path, to: &Path) {
+    loop {
+        let before = names(from);
+        copy_once(from, to);
+        if names(from) == before {
+            return;
+        }
+        let _ = fs::remove_dir_all(to);
+    }
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect(folder, &mut files);
+    let mut names: Vec<PathBuf> = files.into_iter().map(|(path, _)| path).collect();
+    names.sort();
+    names
+}
+
+fn copy_once(from: &Path, to: &Path) {
     let Ok(entries) = fs::read_dir(from) else { return };
     fs::create_dir_all(to).unwrap();
     for entry in entries.flatten() {
         let target = to.join(entry.file_name());
         match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            true => copy_folder(&entry.path(), &target),
+            true => copy_once(&entry.path(), &target),
             // The store may have deleted it meanwhile.
             false => drop(fs::copy(entry.path(), target)),
         }
