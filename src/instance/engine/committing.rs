@@ -34,8 +34,11 @@ const WAITING_PERCENT: u64 = 1;
 const WAITING: u64 = 1000;
 
 /// But a store takes what waits no more often than this: under a high load the same keys come again and again, and
-/// what a second brings is read again in a fraction of one.
+/// what a second brings is read again in a fraction of one. One with many keys takes it twice as often.
 const APART: Duration = Duration::from_secs(1);
+
+/// So many are many keys.
+const MANY_KEYS: u64 = 100_000;
 
 /// A composition of this size is committed before its interval is over.
 const LARGE: usize = 32 << 20;
@@ -338,12 +341,21 @@ impl<C: Calls> Engine<C> {
 /// Whether so much waits that a restart after a kill would have too much to read.
 fn waits_for_its_store(task: &Task, now: Instant) -> bool {
     let records = task.overlay.committed_records();
-    is_rested(task, now) && records > WAITING && records > task.overlay.store().size().0 * WAITING_PERCENT / 100
+    if records <= WAITING {
+        return false;
+    }
+    let keys = task.overlay.store().size().0;
+    let apart = if keys < MANY_KEYS { APART } else { APART / 2 };
+    has_rested(task, apart, now) && records > keys * WAITING_PERCENT / 100
 }
 
 /// Whether its store has taken nothing for a while.
 pub(super) fn is_rested(task: &Task, now: Instant) -> bool {
-    task.last_flush.is_none_or(|last| now.saturating_duration_since(last) >= APART)
+    has_rested(task, APART, now)
+}
+
+fn has_rested(task: &Task, apart: Duration, now: Instant) -> bool {
+    task.last_flush.is_none_or(|last| now.saturating_duration_since(last) >= apart)
 }
 
 /// Everything committed, with the end of the changelog asked after the commit that made it so (O2).
