@@ -94,6 +94,9 @@ pub struct Source {
     pub epoch: u8,
     /// With `stamp = "header"`: how far above the greatest sequence so far of its epoch a record's may be.
     pub max_jump: u64,
+    /// With `stamp = "header"`: after a sequence q none below q minus this is sent any more; `off` = no such promise.
+    #[serde(with = "units::optional_number")]
+    pub max_disorder: Option<u64>,
 }
 
 /// `source.stamp`
@@ -318,6 +321,7 @@ impl Default for Source {
             format: Format::Auto,
             epoch: 0,
             max_jump: 10_000_000,
+            max_disorder: None,
         }
     }
 }

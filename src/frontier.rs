@@ -11,6 +11,8 @@ mod cascades;
 mod cost;
 mod dead_letters;
 mod horizon;
+#[cfg(test)]
+mod oracle;
 mod retries;
 mod runs;
 pub mod snapshot;

@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::frontier::snapshot::RUNS_PER_PART;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition};
+use crate::marks::Marks;
 use crate::metrics;
 use crate::store::Stores;
 use crate::topics::Topics;
@@ -335,6 +336,11 @@ impl Starter {
                 threads.horizon_is(horizon);
             }
         };
+        let marks = |position, marks: Marks| {
+            if let Some(threads) = locked(&shared.engine).as_ref() {
+                threads.marks_are(position, &marks);
+            }
+        };
         let reading = Reading {
             observer: &shared.observer,
             log: shared.log.as_ref(),
@@ -346,6 +352,7 @@ impl Starter {
             purges: shared.config.processing.repartition_purge.is_some(),
             announcing: Announcing::of(&shared.config),
             tell_horizon: &tell_horizon,
+            marks: &marks,
             report: &report,
             crowded: &|is_crowded| {
                 if let Some(threads) = locked(&shared.engine).as_ref() {

@@ -37,6 +37,7 @@ pub mod config;
 pub mod metrics;
 pub mod proto;
 pub mod counts;
+pub mod marks;
 pub mod retry;
 pub mod bookkeeping;
 pub mod dead_letter;

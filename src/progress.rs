@@ -63,7 +63,7 @@ pub enum Told {
     /// What a transaction has counted.
     Counts(proto::Progress),
     /// A part of what all records below a position come to.
-    Snapshot(proto::Snapshot),
+    Snapshot(Box<proto::Snapshot>),
     /// Something of a later version.
     Else,
 }
@@ -76,7 +76,9 @@ pub fn read(of: &TopicPartition, record: Record) -> Result<Told, LogError> {
     let kind = record.headers.iter().find(|(name, _)| name == KIND).map(|(_, kind)| kind);
     let told = match kind {
         Some(kind) if kind == COUNTS => value(record.value).and_then(counts::decode).map(Told::Counts),
-        Some(kind) if kind == SNAPSHOT => value(record.value).and_then(decode_snapshot).map(Told::Snapshot),
+        Some(kind) if kind == SNAPSHOT => {
+            value(record.value).and_then(decode_snapshot).map(|part| Told::Snapshot(Box::new(part)))
+        }
         _ => Ok(Told::Else),
     };
     told.map_err(|error| LogError::Fatal(format!("{of} at offset {}: {error}", record.offset)))
@@ -241,6 +243,7 @@ mod tests {
             epoch,
             stamp: "header".into(),
             greatest: Some(position as u64 * 10),
+            mark: None,
         }
     }
 

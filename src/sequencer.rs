@@ -3,9 +3,11 @@
 //! Q1: a source partition is sequenced in the order of its offsets, each record once per commit: its
 //!     position and what became of its records are in the same transaction.
 //! Q2: a record that is no event is a dead letter with its original bytes; it never stops the partition.
-//! Q3: a record whose sequence may be a mistake ([`stamps::Beyond`]) stops its partition until it is judged
-//!     (protocol P18); nothing behind it is taken.
+//! Q3: a record whose sequence may be a mistake ([`stamps::Beyond`]), or that a mark says does not come
+//!     ([`stamps::Excluded`]), stops its partition until it is judged (protocol P18, P17); nothing behind it is taken.
+//! Q4: a mark is told in the transaction that commits the position behind it.
 
+mod excluded;
 pub mod format;
 pub mod order;
 pub mod stamps;
@@ -19,10 +21,12 @@ use crate::dead_letter::Reason;
 use crate::event::{Event, StampedEvent, encode_origin};
 use crate::log::outbox::{MAX_VALUE, Outbox};
 use crate::log::{Record, TopicPartition};
+use crate::marks::{Finding, Marks};
 use crate::proto;
 use crate::stamp::{SEQUENCE_LIMIT, Stamp};
+use excluded::Exclusion;
 use order::Runs;
-use stamps::{Beyond, Header};
+use stamps::{Beyond, Excluded, Header};
 
 /// One source partition that this member reads.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct Sequencer {
     config: config::Source,
     /// With `header`: what a sequence is measured by.
     header: Header,
+    /// With `header`: what can no longer come.
+    exclusion: Exclusion,
     /// With `arrival`: the order received.
     runs: Runs,
 }
@@ -59,12 +65,28 @@ pub struct Sequencer {
 impl Sequencer {
     /// A sequencer that has met nothing yet.
     pub fn new(config: &config::Source) -> Sequencer {
-        Sequencer { config: config.clone(), header: Header::new(config.max_jump), runs: Runs::default() }
+        let (header, exclusion) = (Header::new(config.max_jump), Exclusion::new(config.epoch));
+        Sequencer { config: config.clone(), header, exclusion, runs: Runs::default() }
     }
 
     /// What a record beyond the greatest sequence is measured by.
     pub fn header(&mut self) -> &mut Header {
         &mut self.header
+    }
+
+    /// What is known of marks.
+    pub fn marks(&self) -> &Marks {
+        self.exclusion.marks()
+    }
+
+    /// From here on these are known, and positions acknowledge them. Whether there is a greater one among them.
+    pub fn know(&mut self, marks: Marks) -> bool {
+        self.exclusion.know(marks)
+    }
+
+    /// It was found out what came: excluded records are judged by it when they are read again.
+    pub fn found(&mut self, finding: Finding) {
+        self.exclusion.found(finding);
     }
 
     /// The order received, with `arrival`.
@@ -74,32 +96,42 @@ impl Sequencer {
 
     /// Stamps the records and puts them, or their dead letters, into `outbox`. Gives how many it took, and the record
     /// that has to be judged first, if there is one: the source stands at it (Q3).
-    pub fn sequence(
-        &mut self,
-        source: &mut Source,
-        records: Vec<Record>,
-        outbox: &mut Outbox,
-    ) -> (u64, Option<Beyond>) {
+    pub fn sequence(&mut self, source: &mut Source, records: Vec<Record>, outbox: &mut Outbox) -> (u64, Option<Held>) {
         let mut taken = 0;
         for record in records {
             if record.offset < source.position {
                 continue;
             }
             match self.stamp(source, &record) {
-                Ok(Some(stamp)) => match self.decode(&record) {
+                Ok(Place::Event(stamp)) => match self.decode(&record) {
                     Ok(event) => route(source, event, stamp, record, outbox),
                     Err(reason) => {
                         refuse(source, record, &reason, outbox);
                         outbox.is_dead(&stamp, 0);
                     }
                 },
-                Ok(None) => source.position = record.offset + 1,
+                Ok(Place::Mark(mark)) => {
+                    source.position = record.offset + 1;
+                    self.tell_mark(mark, outbox);
+                }
+                Ok(Place::Copy) => source.position = record.offset + 1,
                 Err(Stop::Refused(reason)) => refuse(source, record, &reason, outbox),
-                Err(Stop::Beyond(beyond)) => return (taken, Some(beyond)),
+                Err(Stop::Held(held)) => return (taken, Some(held)),
             }
             taken += 1;
         }
         (taken, None)
+    }
+
+    /// Nothing up to `mark` can still come: to be told, by the committer with the ends that the source partitions then
+    /// have. Of several in one transaction the greatest says all.
+    pub fn tell_mark(&self, mark: u64, outbox: &mut Outbox) {
+        if self.marks().greatest(self.config.epoch).is_some_and(|known| mark <= known) {
+            return;
+        }
+        let known = outbox.told.marks.pop().map_or(0, |known| known.sequence);
+        let (epoch, sequence) = (u32::from(self.config.epoch), known.max(mark));
+        outbox.told.marks.push(proto::Mark { epoch, sequence, ends: Vec::new() });
     }
 
     /// How far a partition is sequenced, for `<app>-progress`.
@@ -112,11 +144,12 @@ impl Sequencer {
             epoch: u32::from(self.config.epoch),
             stamp: self.config.stamp.as_str().to_owned(),
             greatest: source.greatest,
+            mark: self.marks().greatest(self.config.epoch),
         }
     }
 
-    /// The record's place in the serial order; `None` for a record that is no event at all.
-    fn stamp(&mut self, source: &mut Source, record: &Record) -> Result<Option<Stamp>, Stop> {
+    /// What the record is, and its place in the serial order if it has one.
+    fn stamp(&mut self, source: &mut Source, record: &Record) -> Result<Place, Stop> {
         let offset = record.offset as u64;
         let (sequence, generation) = match self.config.stamp {
             config::StampSource::Offset if offset < SEQUENCE_LIMIT => (offset, 0),
@@ -124,10 +157,14 @@ impl Sequencer {
                 return Err(Stop::Refused(Reason::new(Cause::NoSequence, "the offset is not below 2^56")));
             }
             config::StampSource::Header => {
-                if stamps::is_mark(record) {
-                    return Ok(None);
+                if let Some(mark) = stamps::mark_of(record).map_err(Stop::Refused)? {
+                    self.header.admit_mark(&source.of, record.offset, mark)?;
+                    return Ok(Place::Mark(mark));
                 }
                 let (sequence, generation) = stamps::of_headers(&record.headers).map_err(Stop::Refused)?;
+                if generation == 0 && self.exclusion.is_copy(&source.of, record.offset, sequence)? {
+                    return Ok(Place::Copy);
+                }
                 self.header.admit(&source.of, record.offset, sequence)?;
                 source.greatest = source.greatest.max(Some(sequence));
                 (sequence, generation)
@@ -138,7 +175,7 @@ impl Sequencer {
                 (sequence, 0)
             }
         };
-        Ok(Some(Stamp { generation, ..Stamp::root(self.config.epoch, sequence) }))
+        Ok(Place::Event(Stamp { generation, ..Stamp::root(self.config.epoch, sequence) }))
     }
 
     fn decode(&self, record: &Record) -> Result<Event, Reason> {
@@ -147,12 +184,41 @@ impl Sequencer {
     }
 }
 
-/// Why a record is not stamped.
-pub enum Stop {
-    /// It never will be.
+/// What a record is.
+enum Place {
+    /// An event with this place in the serial order.
+    Event(Stamp),
+    /// A promise: nothing up to this sequence can still come.
+    Mark(u64),
+    /// An event that came before, and that nobody waits for any more: it may be settled.
+    Copy,
+}
+
+/// Why a record is not taken.
+enum Stop {
+    /// It is a dead letter.
     Refused(Reason),
     /// Not before it is judged.
+    Held(Held),
+}
+
+/// A record that its partition stands at (Q3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Its sequence may be a mistake.
     Beyond(Beyond),
+    /// A mark says that it does not come.
+    Excluded(Excluded),
+}
+
+impl Held {
+    /// The partition.
+    pub fn of(&self) -> &TopicPartition {
+        match self {
+            Held::Beyond(beyond) => &beyond.of,
+            Held::Excluded(excluded) => &excluded.of,
+        }
+    }
 }
 
 fn route(source: &mut Source, event: Event, stamp: Stamp, record: Record, outbox: &mut Outbox) {

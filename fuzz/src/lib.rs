@@ -19,6 +19,7 @@ mod product {
     pub mod frontier;
     pub mod handler;
     pub mod json;
+    pub mod marks;
     pub mod planted;
     pub mod proto;
     pub mod stamp;

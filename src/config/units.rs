@@ -76,6 +76,37 @@ pub mod optional_duration {
     }
 }
 
+/// serde for numbers that can be `off`.
+pub mod optional_number {
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Number(u64),
+        Text(String),
+    }
+
+    /// Writes `1000` or `off`.
+    pub fn serialize<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.serialize_u64(*value),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    /// Reads `1000` or `off`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Number(number) => Ok(Some(number)),
+            Value::Text(text) if text.trim() == "off" => Ok(None),
+            Value::Text(text) => {
+                text.trim().parse().map(Some).map_err(|_| D::Error::custom(format!("not a number: {text:?}")))
+            }
+        }
+    }
+}
+
 /// serde for sizes: a string with a unit, or a number of bytes.
 pub mod bytes {
     use super::*;

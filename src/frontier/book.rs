@@ -2,6 +2,7 @@
 //!
 //! F1: the frontier is never above what is settled and never goes back: below the next sequence that can come, the
 //!     first root with anything pending holds it.
+//!     Under `header` the next sequence that can come is the one behind the mark that has counted ([`crate::marks`]).
 //! F2: what an application did without counting (`at_least_once`) makes every later claim void.
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
 use crate::counts::expand_runs;
+use crate::marks::{Finding, Marks};
 use crate::planted::{self, Bug};
 use crate::proto;
 use crate::retry::{Letter, Retry};
@@ -22,12 +24,15 @@ use crate::retry::{Letter, Retry};
 /// The bits of a sequence below its epoch.
 const EPOCH_SHIFT: u32 = 56;
 
+/// So many runs are told at once of what came.
+const KNOWN_AT_ONCE: usize = 1000;
+
 /// Why nothing can be said of what is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// The application runs, or has run, with `processing.guarantee = "at_least_once"`: nothing is counted.
     NeedsExactlyOnce,
-    /// With `source.stamp = "header"` it is not known which sequences can still come.
+    /// With `source.stamp = "header"` it is not known which sequences can still come: no mark has counted.
     NeedsMark,
 }
 
@@ -90,10 +95,14 @@ pub struct Book {
     pub(super) epochs: BTreeMap<u8, Epoch>,
     /// With `header`: the sequences that came, as runs. Where they come in order they are all those below the end.
     pub(super) came: Runs,
+    /// With `header`: those of them that came as records that are no events, before any event with their sequence.
+    pub(super) broken: Runs,
     /// The last word about each source partition.
     pub(super) positions: BTreeMap<(String, i32), proto::SourcePosition>,
     /// The ids of the application's own topics, by name.
     pub(super) topic_ids: BTreeMap<String, String>,
+    /// With `header`: what can no longer come.
+    pub(super) marks: Marks,
     /// Since when sequences up to here were known, in milliseconds since 1970.
     pub(super) times: Times,
     /// The horizon that was announced last and is not void.
@@ -134,20 +143,38 @@ impl Book {
         for letters in &progress.dead_letters {
             // A source record that is no event has come, too.
             if (letters.generation, letters.retry) == (0, 0) {
-                expand_runs(&letters.runs).for_each(|(first, length)| self.came.add(first, length));
+                expand_runs(&letters.runs).for_each(|(first, length)| self.refused(first, length));
             }
             self.dead_letters.add(letters);
         }
         progress.source_positions.iter().for_each(|at| self.received(at, at_ms));
+        progress.marks.iter().for_each(|mark| self.marks.take(mark));
+        self.count_marks();
         let topics = progress.topics.iter();
         self.topic_ids.extend(topics.map(|topic| (topic.topic.clone(), topic.topic_id.clone())));
         self.times.forget_below(self.originals.first());
         if self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered) {
-            self.came = Runs::default();
+            (self.came, self.broken) = (Runs::default(), Runs::default());
         }
         self.horizon = horizon::after(self.horizon, progress.horizon, self.horizon_limit());
         self.retries.take(&progress.retries, self.horizon, &self.others);
         self.samples.note(self.frontier_known(), self.horizon, at_ms);
+    }
+
+    /// These became dead letters: as events, if they came before.
+    fn refused(&mut self, first: u64, length: u64) {
+        let gaps: Vec<_> = self.came.gaps(first, first.saturating_add(length)).collect();
+        gaps.into_iter().for_each(|(first, end)| self.broken.add(first, end - first));
+        self.came.add(first, length);
+    }
+
+    /// Lets marks count of which nothing is missing any more.
+    pub(super) fn count_marks(&mut self) {
+        let positions = &self.positions;
+        self.marks.count(|topic, partition, end, mark| {
+            let at = positions.get(&(topic.to_owned(), partition));
+            at.is_some_and(|at| at.position >= end && at.mark >= Some(mark))
+        });
     }
 
     fn add_others(&mut self, first: u64, length: u64, counts: &proto::Counts, depth: u8) {
@@ -176,6 +203,10 @@ impl Book {
         epoch.end = epoch.end.max((u64::from(number) << EPOCH_SHIFT).saturating_add(end));
         epoch.is_ordered = stamp != StampSource::Header;
         self.times.note(epoch.end, at_ms);
+        if let Some((number, counted)) = self.marks.begin(at.epoch) {
+            let end = ((u64::from(number) << EPOCH_SHIFT) | counted).saturating_add(1);
+            self.epochs.entry(number).and_modify(|epoch| epoch.end = epoch.end.max(end));
+        }
         self.positions.insert((at.topic.clone(), at.partition), at.clone());
     }
 
@@ -190,25 +221,26 @@ impl Book {
         let oldest_unsettled = self.originals.first();
         let oldest_since_ms = oldest_unsettled.and_then(|oldest| self.times.of(oldest));
         let (entries, horizon) = (self.entries(), self.horizon);
-        let known = Standing {
-            received,
-            unsettled,
-            oldest_unsettled,
-            oldest_since_ms,
-            entries,
-            horizon,
-            ..Standing::default()
-        };
-        match self.epochs.last_key_value() {
-            Some((_, epoch)) if !epoch.is_ordered => Standing { unavailable: Some(Unavailable::NeedsMark), ..known },
-            _ => Standing { frontier: self.frontier(), ..known },
-        }
+        let frontier = self.frontier();
+        let is_open = self.epochs.last_key_value().is_some_and(|(number, _)| self.marked(*number).is_none());
+        let unavailable = (is_open && frontier.is_none()).then_some(Unavailable::NeedsMark);
+        Standing { frontier, received, unsettled, oldest_unsettled, oldest_since_ms, unavailable, entries, horizon }
+    }
+
+    /// The sequence behind the last that is known to come no more; `None` with `header` as long as no mark has counted
+    /// and no higher epoch has begun.
+    fn marked(&self, number: u8) -> Option<u64> {
+        let epoch = self.epochs.get(&number)?;
+        let behind = |mark: u64| (u64::from(number) << EPOCH_SHIFT).saturating_add(mark + 1);
+        let is_over = self.epochs.last_key_value().is_some_and(|(highest, _)| number < *highest);
+        if epoch.is_ordered || is_over { Some(epoch.end) } else { self.marks.counted(number).map(behind) }
     }
 
     /// F1. What lies between the end of an epoch and the next epoch is not waited for.
     fn frontier(&self) -> Option<u64> {
-        let (_, highest) = self.epochs.last_key_value()?;
-        let limit = self.originals.first().map_or(highest.end, |first| first.min(highest.end));
+        let (highest, _) = self.epochs.last_key_value()?;
+        let end = self.marked(*highest).unwrap_or(u64::from(*highest) << EPOCH_SHIFT);
+        let limit = self.originals.first().map_or(end, |first| first.min(end));
         let number = (limit >> EPOCH_SHIFT) as u8;
         let below = || self.epochs.range(..number).rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
         last_below(number, limit).or_else(below)
@@ -219,8 +251,7 @@ impl Book {
         if planted::is(Bug::HorizonUnsettled) {
             return self.standing().received;
         }
-        let is_ordered = self.epochs.last_key_value().is_some_and(|(_, epoch)| epoch.is_ordered);
-        if self.uncounted || !is_ordered { None } else { self.frontier() }
+        if self.uncounted { None } else { self.frontier() }
     }
 
     /// The greatest horizon that is not void here.
@@ -271,7 +302,7 @@ impl Book {
     }
 
     fn entries(&self) -> usize {
-        self.originals.runs() + self.others.len() + self.came.len() + self.dead_letters.len()
+        self.originals.runs() + self.others.len() + self.came.len() + self.broken.len() + self.dead_letters.len()
     }
 
     /// What becomes of a retry; `None` = its open record was not read yet.
@@ -314,6 +345,26 @@ impl Book {
         }
     }
 
+    /// What can no longer come, with `header`.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// What is known for good of `sequence` and of some behind it; `None` as long as it has not come as an event, and
+    /// still can.
+    pub fn known(&self, sequence: u64) -> Option<Finding> {
+        let run = self.came.run_of(sequence).map(|(_, end)| (sequence, end));
+        let events = |(first, end): (u64, u64)| self.broken.gaps(first, end);
+        if let Some((first, end)) = run.and_then(|run| events(run).next()).filter(|(first, _)| *first == sequence) {
+            return Some(Finding { first, last: end - 1, came: vec![(first, end)] });
+        }
+        let marked = self.marked((sequence >> EPOCH_SHIFT) as u8).filter(|marked| sequence < *marked)?;
+        let runs = run.into_iter().chain(self.came.within(sequence.saturating_add(1), marked));
+        let mut came: Vec<(u64, u64)> = runs.flat_map(events).take(KNOWN_AT_ONCE + 1).collect();
+        let beyond = if came.len() > KNOWN_AT_ONCE { came.pop() } else { None };
+        Some(Finding { first: sequence, last: beyond.map_or(marked, |(first, _)| first) - 1, came })
+    }
+
     /// Whether the cascade of a root is settled, its retries included: one that was not received as far as this was
     /// read is not. `None` where that cannot be known.
     pub fn is_settled(&self, sequence: u64, generation: u32) -> Option<bool> {
@@ -329,12 +380,19 @@ impl Book {
         self.positions.get(&(topic.to_owned(), partition)).map_or(0, |at| at.position)
     }
 
-    /// Everything received so far, as runs of first and last sequence.
+    /// Everything received so far, as runs of first and last sequence; what is known never to come may be among it.
     pub fn all(&self) -> Vec<(u64, u64)> {
-        let run = |(number, epoch): (&u8, &Epoch)| {
-            last_below(*number, epoch.end).map(|last| (u64::from(*number) << EPOCH_SHIFT, last))
-        };
-        self.epochs.iter().filter_map(run).collect()
+        let mut all = Vec::new();
+        for (number, epoch) in &self.epochs {
+            let base = u64::from(*number) << EPOCH_SHIFT;
+            // Above what is marked only what came: the rest is not received, and may never be.
+            let closed = self.marked(*number).unwrap_or(base);
+            let came = self.came.run_of(closed).map(|(_, end)| (closed, end));
+            let came = came.into_iter().chain(self.came.within(closed.saturating_add(1), epoch.end));
+            let runs = [(base, closed)].into_iter().chain(came.filter(|_| !epoch.is_ordered));
+            all.extend(runs.filter(|(first, end)| end > first).map(|(first, end)| (first, end - 1)));
+        }
+        all
     }
 
     /// Whether everything of these sequences, first and last each, was received and is settled. The first that is
@@ -347,7 +405,11 @@ impl Book {
             let epoch = self.epochs.get(&((last >> EPOCH_SHIFT) as u8));
             let missing = match epoch {
                 Some(epoch) if epoch.is_ordered => (last >= epoch.end).then(|| first.max(epoch.end)),
-                Some(_) => self.came.first_missing(first, last),
+                Some(_) => {
+                    // What never came up to the mark never will.
+                    let open = self.marked((last >> EPOCH_SHIFT) as u8).map_or(first, |marked| first.max(marked));
+                    self.came.first_missing(open, last)
+                }
                 None => Some(first),
             };
             self.originals.first_within(first, last).into_iter().chain(missing).min()
@@ -432,6 +494,43 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_has_counted_stays_through_a_change_of_epochs() {
+        let mut book = Book::default();
+        let header =
+            |epoch, mark| proto::SourcePosition { stamp: "header".into(), greatest: Some(7), mark, ..at(8, epoch) };
+        let mark = proto::Mark { epoch: 0, sequence: 20, ends: Vec::new() };
+        book.take(&proto::Progress { marks: vec![mark], ..Default::default() }, 1);
+        take(&mut book, vec![Count::produced(&root(0, 7), 0)], Some(header(0, Some(20))));
+        assert_eq!((book.standing().frontier, book.first_unsettled(&[(8, 30)])), (Some(6), Some(21)));
+        take(&mut book, vec![Count::consumed(&root(0, 7), 0)], None);
+        assert_eq!((book.standing().frontier, book.standing().received), (Some(20), Some(7)));
+        take(&mut book, vec![Count::produced(&root(1, 7), 0)], Some(header(1, None)));
+        assert_eq!((book.standing().frontier, book.standing().unavailable), (Some(20), None));
+        assert_eq!(book.first_unsettled(&[(0, 20)]), None, "what never came is not waited for");
+    }
+
+    #[test]
+    fn what_came_and_was_no_event_is_nothing_that_a_copy_could_be_of() {
+        let mut book = Book::default();
+        let told = proto::Progress {
+            dead_letters: [3, 5].map(|n| counts::dead_letters::one(&root(0, n), 0)).into(),
+            source_positions: vec![proto::SourcePosition { stamp: "header".into(), greatest: Some(5), ..at(9, 0) }],
+            ..Default::default()
+        };
+        counts::records(vec![Count::produced(&root(0, 4), 0), Count::produced(&root(0, 5), 0)], told)
+            .iter()
+            .for_each(|record| book.take(record, 1));
+        assert_eq!(book.first_unsettled(&[(3, 3)]), None, "it was received, and nothing comes of it");
+        assert!(book.known(4).unwrap().has(4) && book.known(5).unwrap().has(5));
+        assert_eq!(book.known(3), None, "it may still be sent once more, sound");
+        let mark = proto::Mark { epoch: 0, sequence: 5, ends: Vec::new() };
+        book.take(&proto::Progress { marks: vec![mark], ..Default::default() }, 1);
+        let known = book.known(2).unwrap();
+        assert_eq!([2, 3, 4, 5].map(|n| known.has(n)), [false, false, true, true]);
+        assert!(!book.known(3).unwrap().has(3), "now it is too late, and told so");
+    }
+
+    #[test]
     fn retries_are_cascades_of_their_own() {
         let mut book = Book::default();
         take(&mut book, vec![Count::produced(&root(0, 0), 0), Count::consumed(&root(0, 0), 0)], Some(at(1, 0)));
@@ -470,6 +569,7 @@ mod tests {
         let standing = book.standing();
         assert_eq!((standing.frontier, standing.unavailable), (None, Some(Unavailable::NeedsMark)));
         assert_eq!((book.root(9).unwrap().settled, book.root(8)), (Some(false), None));
+        assert_eq!(book.all(), [(9, 9)], "nobody waits for what may never come");
         assert_eq!((book.first_unsettled(&[(8, 9)]), book.first_unsettled(&[(9, 9)])), (Some(8), Some(9)));
         take(&mut book, vec![Count::consumed(&root(0, 9), 0)], None);
         assert_eq!((book.root(9).unwrap().settled, book.first_unsettled(&[(9, 9)])), (Some(true), None));

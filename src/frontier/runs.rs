@@ -52,9 +52,29 @@ impl Runs {
 
     /// Whether it holds `sequence`; `None` = it is not known any more.
     pub(super) fn holds(&self, sequence: u64) -> Option<bool> {
-        let run = self.runs.range(..=sequence).next_back();
-        let holds = run.is_some_and(|(_, end)| sequence < *end);
+        let holds = self.run_of(sequence).is_some();
         (holds || sequence >= self.floor).then_some(holds)
+    }
+
+    /// The run that `sequence` is in, first and behind the last.
+    pub(super) fn run_of(&self, sequence: u64) -> Option<(u64, u64)> {
+        let run = self.runs.range(..=sequence).next_back().map(|(first, end)| (*first, *end));
+        run.filter(|(_, end)| sequence < *end)
+    }
+
+    /// The runs that begin in these sequences, `end` not included.
+    pub(super) fn within(&self, first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.runs.range(first..end.max(first)).map(|(first, end)| (*first, *end))
+    }
+
+    /// Those of these sequences that it does not hold, `end` not included, as runs; not those that are forgotten.
+    pub(super) fn gaps(&self, first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        let mut at = first;
+        std::iter::from_fn(move || {
+            let gap = self.first_missing(at, end.checked_sub(1)?)?;
+            at = self.runs.range(gap..end).next().map_or(end, |(next, _)| *next);
+            Some((gap, at))
+        })
     }
 
     /// The first of these sequences that it does not hold.
@@ -92,6 +112,9 @@ mod tests {
             }
             let missing = (first..=first + more).find(|sequence| !single.contains(sequence));
             prop_assert_eq!(runs.first_missing(first, first + more), missing);
+            let gaps: Vec<u64> = runs.gaps(first, first + more).flat_map(|(first, end)| first..end).collect();
+            let expected: Vec<u64> = (first..first + more).filter(|sequence| !single.contains(sequence)).collect();
+            prop_assert_eq!(gaps, expected);
             let touching = runs.runs.iter().zip(runs.runs.iter().skip(1)).any(|((_, end), (next, _))| end >= next);
             prop_assert!(!touching, "I1");
         }

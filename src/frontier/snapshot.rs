@@ -38,6 +38,9 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     let (came, came_from) = book.came.told();
     let came: Vec<(u64, u64)> = came.collect();
     parts.place(&came, 0, |part, runs| part.came_runs.extend(runs));
+    let (broken, broken_from) = book.broken.told();
+    let broken: Vec<(u64, u64)> = broken.collect();
+    parts.place(&broken, 0, |part, runs| part.broken_runs.extend(runs));
     let (dead_letters, known_from) = book.dead_letters.told();
     for ((generation, retry, number), runs) in dead_letters {
         parts.place(&runs, 1, |part, runs| {
@@ -58,6 +61,7 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     let topic = |(name, id): (&String, &String)| proto::TopicId { topic: name.clone(), topic_id: id.clone() };
     parts[0].topics = book.topic_ids.iter().map(topic).collect();
     parts[0].source_positions = book.positions.values().cloned().collect();
+    parts[0].marks = book.marks.told();
     parts[0].times = book.times.told().flat_map(|(end, at_ms)| [end, at_ms.max(0) as u64]).collect();
     parts[0].dead_letters.get_or_insert_default().from = known_from;
     parts[0].horizon = book.horizon;
@@ -65,7 +69,7 @@ pub fn write(book: &Book, position: i64, writer: &str, runs_per_part: usize) -> 
     let count = parts.len() as u32;
     for (number, part) in (0..).zip(&mut parts) {
         (part.position, part.writer, part.part, part.parts) = (position, writer.to_owned(), number, count);
-        (part.uncounted, part.came_from) = (book.uncounted, came_from);
+        (part.uncounted, part.came_from, part.broken_from) = (book.uncounted, came_from, broken_from);
     }
     parts
 }
@@ -131,10 +135,16 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
             book.epochs.insert(u8::try_from(epoch.epoch).unwrap_or(u8::MAX), known);
         }
         for at in &part.source_positions {
+            _ = book.marks.begin(at.epoch);
             book.positions.insert((at.topic.clone(), at.partition), at.clone());
         }
         let topics = part.topics.iter();
         book.topic_ids.extend(topics.map(|topic| (topic.topic.clone(), topic.topic_id.clone())));
+        // The first has counted: it names no ends.
+        for mark in &part.marks {
+            book.marks.take(mark);
+            book.count_marks();
+        }
         for [end, at_ms] in part.times.as_chunks::<2>().0 {
             book.times.note(*end, i64::try_from(*at_ms).unwrap_or(i64::MAX));
         }
@@ -153,6 +163,8 @@ pub fn read(parts: &[proto::Snapshot]) -> Book {
         }
         expand_runs(&part.came_runs).for_each(|(first, length)| book.came.add(first, length));
         book.came.forget_below(part.came_from);
+        expand_runs(&part.broken_runs).for_each(|(first, length)| book.broken.add(first, length));
+        book.broken.forget_below(part.broken_from);
         if let Some(known) = &part.dead_letters {
             book.dead_letters.forget_below(known.from);
             known.roots.iter().for_each(|letters| book.dead_letters.add(letters));
@@ -193,7 +205,13 @@ mod tests {
             epoch: 1,
             stamp: stamp.into(),
             greatest: Some(position as u64),
+            mark: Some(position as u64 / 2),
             ..Default::default()
+        };
+        // One mark that counts, and one that waits.
+        let mark = |part: i64| {
+            let end = proto::End { topic: "t".into(), partition: 0, end: position + part };
+            proto::Mark { epoch: 1, sequence: (position / 2 + part) as u64, ends: vec![end] }
         };
         let dead = changes.iter().filter(|(.., change)| *change > 1);
         let dead = dead.map(|&(epoch, sequence, retry, _)| dead_letters::one(&Stamp::root(epoch % 2, sequence), retry));
@@ -201,6 +219,7 @@ mod tests {
         let retries = retried.map(|&(epoch, sequence, number, _)| retry(epoch, sequence, number, position));
         let told = proto::Progress {
             source_positions: vec![at],
+            marks: vec![mark(0), mark(4)],
             dead_letters: dead.collect(),
             retries: retries.map(|it| (&it).into()).collect(),
             ..Default::default()
@@ -253,6 +272,10 @@ mod tests {
                         prop_assert_eq!(rest.verdict(&retry), whole.verdict(&retry));
                         prop_assert_eq!(rest.is_retried(retry.letter), whole.is_retried(retry.letter));
                     }
+                }
+                prop_assert_eq!(rest.marks(), whole.marks());
+                for sequence in 0..40u64 {
+                    prop_assert_eq!(rest.known((1 << 56) | sequence), whole.known((1 << 56) | sequence));
                 }
                 for record in progress(&after, 25, stamp) {
                     whole.take(&record, 9000);

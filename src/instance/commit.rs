@@ -9,6 +9,7 @@
 //!     loss of partitions was told between its composition and that membership (protocol P2).
 
 mod acknowledged;
+mod ends;
 mod mark;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -234,8 +235,11 @@ struct Transactional {
 }
 
 impl Committer for Transactional {
-    fn carry_out(&mut self, work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
+    fn carry_out(&mut self, mut work: Work, losses: u64, stop: &dyn Fn() -> bool) -> Ended {
         let number = work.number;
+        if let Err(error) = ends::tell(self.setup.log.as_ref(), &self.setup.topics, &mut work.outbox.told.marks) {
+            return aborted("marks", format!("the ends of the source partitions are not known: {error}"));
+        }
         let mut transaction = compose(&self.setup.topics, self.setup.output.as_ref(), work);
         let reason = loop {
             match self.producer.commit(&transaction) {

@@ -14,6 +14,7 @@ mod committing;
 mod disk;
 mod flow;
 mod horizon;
+mod marks;
 mod questions;
 mod retries;
 mod setting;
@@ -38,22 +39,25 @@ use crate::event::DecodeError;
 use crate::frontier;
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
+use crate::marks::{Finding, Marks};
 use crate::metrics::{self, Outcome};
 use crate::planted::{self, Bug};
 use crate::proto::Origin;
-use crate::sequencer::Sequencer;
-use crate::sequencer::stamps::{Beyond, Judgement};
+use crate::sequencer::stamps::{Beyond, Excluded, Judgement};
+use crate::sequencer::{Held, Sequencer};
 use crate::store::StoreError;
 use crate::store::markers::Found;
 use crate::task::Task;
 use crate::task::execute::{self, Executed};
 use crate::task::gate::{self, Decision};
 use crate::task::queue::Queued;
-use crate::task::restore::Restored;
+pub use assignment::Opened;
 use assignment::Revoking;
 use awake::Awake;
 use committing::{Committing, Composition};
 use disk::Disk;
+use marks::Marking;
+pub use marks::Rest;
 pub use questions::{Answered, Listing, Question, ThreadStatus};
 pub use retries::{Accepted, Awaiting, Wish};
 pub use setting::Setting;
@@ -115,6 +119,12 @@ pub enum Input {
     Judged(Beyond, u64, Judgement),
     /// What becomes of an event that begins a retry, and the greatest number of a retry of its sequence and generation.
     Decided(Awaiting, frontier::Verdict, u32),
+    /// It was found out what came of the sequences around an excluded record; the epoch is that of [`Effect::Judge`].
+    Found(Excluded, u64, Finding),
+    /// Of progress all below this position was read: these are the marks.
+    Marks(i64, Marks),
+    /// Nothing stands there ([`Effect::Rest`]).
+    Passed(Rest),
     /// The source topics have these partitions now.
     Sources(Vec<TopicPartition>),
     /// Something about a part of the work is wrong, or (`None`) is well again.
@@ -129,17 +139,6 @@ pub enum Input {
     Tick,
 }
 
-/// A partition that is ready to be started.
-#[derive(Debug)]
-pub struct Opened {
-    /// Its committed position.
-    pub position: i64,
-    /// The state of a task; `None` for a source partition.
-    pub restored: Option<Restored>,
-    /// With `arrival`, for a source partition: the sequence that the next record received gets.
-    pub next_sequence: Option<u64>,
-}
-
 /// What an engine thread wants done. None of it may block the engine.
 #[derive(Debug)]
 pub enum Effect {
@@ -151,8 +150,10 @@ pub enum Effect {
     Flush(Flush),
     /// Look for markers in a store, not at the same time as a [`Effect::Flush`] (R8); answer by [`Input::Swept`].
     Sweep(Sweep),
-    /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`].
-    Judge(Beyond, u64),
+    /// Judge this record, while the epoch is waited for; answer by [`Input::Judged`] or [`Input::Found`].
+    Judge(Held, u64),
+    /// Look whether anything stands there; if not, answer by [`Input::Passed`].
+    Rest(Rest),
     /// Tell what becomes of this retry once its open record was read; answer by [`Input::Decided`].
     Await(Awaiting),
     /// The engine cannot go on, for this reason.
@@ -191,6 +192,7 @@ pub struct Engine<C> {
     disk: Disk,
     /// The horizon as far as it was read.
     horizon: Option<u64>,
+    marking: Marking,
     awake: Awake,
     /// Too many roots are unsettled.
     crowded: bool,
@@ -231,6 +233,7 @@ impl<C: Calls> Engine<C> {
             troubles: BTreeMap::new(),
             disk: Disk::default(),
             horizon: None,
+            marking: Marking::default(),
             awake: Awake::default(),
             crowded: false,
             parked: Vec::new(),
@@ -254,6 +257,9 @@ impl<C: Calls> Engine<C> {
             Input::Remaining(partition, records) => self.remaining(partition, records),
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Decided(of, verdict, known) => self.decided(of, verdict, known, now),
+            Input::Found(excluded, epoch, finding) => self.found(&excluded, epoch, finding),
+            Input::Marks(position, marks) => self.marks_are(position, marks),
+            Input::Passed(rest) => self.passed(&rest),
             Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),
             Input::Crowded(is_crowded) => self.crowded = is_crowded,
@@ -269,6 +275,7 @@ impl<C: Calls> Engine<C> {
         self.serve_line(now);
         self.mind_stores(now);
         self.sweep_if_due(now);
+        self.mind_marks(now);
         self.commit_if_due(now);
         self.adjust_flow();
         std::mem::take(&mut self.effects)

@@ -4,18 +4,21 @@
 //!     met (a later one would recede for ever under a steady stream), against the greatest
 //!     sequence of the whole application; so it does not matter who reads which partition, and when.
 //! J3: partitions that are held at such a record themselves would wait for each other: what stands behind it is not
-//!     waited for, and of the held records the one with the least sequence is judged first.
+//!     waited for, and of the held records the one with the least sequence is judged first. Nor is one waited for that
+//!     a mark excludes: it waits for that mark to count, and so for this partition.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::observer::Observer;
 use super::topology::source_partitions;
 use crate::clock;
 use crate::config;
 use crate::log::whole::Until;
 use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
+use crate::marks::Finding;
 use crate::progress::History;
-use crate::sequencer::stamps::{self, Beyond, Judgement};
+use crate::sequencer::stamps::{self, Beyond, Excluded, Judgement};
 use crate::topics::Topics;
 
 /// The pause between looks.
@@ -39,6 +42,8 @@ pub struct Judge {
     pub group: String,
     /// How primary events get their place.
     pub source: config::Source,
+    /// What the instance knows of progress.
+    pub observer: Arc<Observer>,
 }
 
 /// One record being judged: the ends of the other partitions as they were when it was met.
@@ -62,32 +67,43 @@ impl Case {
 impl Judge {
     /// Looks until it can judge; `None` when nobody waits any more. `report` is told what takes long.
     pub fn wait(&self, held: &Beyond, valid: &dyn Fn() -> bool, report: &dyn Fn(Option<String>)) -> Option<Judgement> {
-        let (mut case, begun, mut told) = (Case::new(held.clone()), clock::now(), false);
-        let mut judgement = None;
-        while judgement.is_none() && valid() {
-            let why = match self.look(&mut case) {
-                Ok(found) => {
-                    judgement = found;
-                    "the other source partitions are read first".to_owned()
-                }
-                Err(error) => error.to_string(),
-            };
-            if judgement.is_none() {
-                if !told && clock::since(begun) > TOLD_AFTER {
-                    told = true;
-                    let (of, offset, sequence) = (&held.of, held.offset, held.sequence);
-                    report(Some(format!(
-                        "{of} stands at offset {offset}: its sequence {sequence} is far above all others, and to judge \
-                         it {why}"
-                    )));
-                }
-                clock::sleep(PAUSE);
-            }
-        }
-        if told {
-            report(None);
-        }
-        judgement
+        let mut case = Case::new(held.clone());
+        let (of, offset, sequence) = (&held.of, held.offset, held.sequence);
+        let what =
+            format!("{of} stands at offset {offset}: its sequence {sequence} is far above all others, and to judge it");
+        let look = || match self.look(&mut case) {
+            Ok(found) => found.ok_or_else(|| format!("{what} the other source partitions are read first")),
+            Err(error) => Err(format!("{what} {error}")),
+        };
+        insist(look, valid, report)
+    }
+
+    /// Looks until it is known what came of the sequences around an excluded record; as [`Judge::wait`].
+    pub fn wait_for_finding(
+        &self,
+        held: &Excluded,
+        valid: &dyn Fn() -> bool,
+        report: &dyn Fn(Option<String>),
+    ) -> Option<Finding> {
+        let (of, offset) = (&held.of, held.offset);
+        let look = || {
+            self.find(held).ok_or_else(|| {
+                format!(
+                    "{of} stands at offset {offset}: a mark says that its sequence does not come any more, and whether it \
+                     came before is known when all source partitions are read up to where they ended at the mark"
+                )
+            })
+        };
+        insist(look, valid, report)
+    }
+
+    /// What came of the sequences around an excluded record, if it is known.
+    pub fn find(&self, excluded: &Excluded) -> Option<Finding> {
+        self.observer.book().known(excluded.sequence)
+    }
+
+    fn is_excluded(&self, of: &TopicPartition, offset: i64, sequence: u64) -> bool {
+        self.observer.book().marks().exclude(self.source.epoch, &of.topic, of.partition, offset, sequence)
     }
 
     /// The judgement, if all that it depends on has been read.
@@ -118,7 +134,10 @@ impl Judge {
         // 3. What stands at the positions of the others, up to the ends that they had (J2, J3).
         for ((of, end), committed) in others.iter().zip(committed) {
             let Some(head) = self.head(of, committed.map(|committed| committed.position), *end)? else { continue };
-            let sequence = stamps::of_headers(&head.headers).map(|(sequence, _)| sequence).ok();
+            let sequence = stamps::height_of(&head);
+            if sequence.is_some_and(|sequence| self.is_excluded(of, head.offset, sequence)) {
+                continue;
+            }
             let is_held = sequence.filter(|sequence| beyond(*sequence));
             if is_held.is_none_or(|sequence| (sequence, of) < (held.sequence, &held.of)) {
                 return Ok(None);
@@ -148,4 +167,30 @@ impl Judge {
         }
         Ok(None)
     }
+}
+
+/// Looks until something is found; `None` when nobody waits any more. What takes long is told.
+fn insist<T>(
+    mut look: impl FnMut() -> Result<T, String>,
+    valid: &dyn Fn() -> bool,
+    report: &dyn Fn(Option<String>),
+) -> Option<T> {
+    let (begun, mut told) = (clock::now(), false);
+    let mut found = None;
+    while found.is_none() && valid() {
+        match look() {
+            Ok(it) => found = Some(it),
+            Err(why) => {
+                if !told && clock::since(begun) > TOLD_AFTER {
+                    told = true;
+                    report(Some(why));
+                }
+                clock::sleep(PAUSE);
+            }
+        }
+    }
+    if told {
+        report(None);
+    }
+    found
 }

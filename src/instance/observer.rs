@@ -17,6 +17,7 @@ use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing, Verdict};
 use crate::log::{Append, Isolation, Log, LogError, Reader, Record, TopicPartition};
+use crate::marks::Marks;
 use crate::metrics;
 use crate::progress::{self, Told, counts_record, snapshot_record};
 use crate::proto;
@@ -117,6 +118,8 @@ pub struct Reading<'a> {
     pub announcing: Option<Announcing>,
     /// Takes the horizon.
     pub tell_horizon: &'a dyn Fn(u64),
+    /// Takes the position below which all is known, and the marks: whenever it has moved, and once the log has answered.
+    pub marks: &'a dyn Fn(i64, Marks),
     /// Takes what keeps it from reading; `None` = nothing.
     pub report: &'a dyn Fn(Option<LogError>),
     /// Is told whether too many roots are unsettled.
@@ -189,12 +192,18 @@ impl Reading<'_> {
         place.reads = match reads.what {
             What::Snapshot { low, end } => {
                 let found = self.look_for_snapshot(&mut reads, low, end)?;
-                place.position = found.unwrap_or(place.position);
+                if let Some(position) = found {
+                    place.position = position;
+                    self.tell_marks(position);
+                }
                 found.is_none().then_some(reads)
             }
             What::Records { last } => {
                 let complete = self.look(reads.reader.as_mut(), &mut reads.assembly)?;
-                place.position = reads.reader.position();
+                if place.position != reads.reader.position() || !reads.answered {
+                    place.position = reads.reader.position();
+                    self.tell_marks(place.position);
+                }
                 if !std::mem::replace(&mut reads.answered, true) {
                     (self.report)(None);
                 }
@@ -226,7 +235,7 @@ impl Reading<'_> {
         }
         for record in reads.reader.next(LOOK)? {
             let Told::Snapshot(part) = progress::read(&self.of, record)? else { continue };
-            if let Some((position, parts)) = reads.assembly.take(part).filter(|(position, _)| *position >= low) {
+            if let Some((position, parts)) = reads.assembly.take(*part).filter(|(position, _)| *position >= low) {
                 let mut book = self.observer.book();
                 *book = snapshot::read(&parts);
                 self.publish(book);
@@ -256,7 +265,7 @@ impl Reading<'_> {
                         self.observer.awaited.tell(&book);
                     }
                 }
-                Told::Snapshot(part) => complete = assembly.take(part).map(|(position, _)| position).or(complete),
+                Told::Snapshot(part) => complete = assembly.take(*part).map(|(position, _)| position).or(complete),
                 Told::Else => {}
             }
         }
@@ -268,6 +277,11 @@ impl Reading<'_> {
         let horizon = book.horizon();
         self.observer.publish(book);
         horizon.into_iter().for_each(self.tell_horizon);
+    }
+
+    fn tell_marks(&self, position: i64) {
+        let marks = self.observer.book().marks().clone();
+        (self.marks)(position, marks);
     }
 
     /// From where it is read like everything else: its place in the topic decides whether it counts (protocol P19).
@@ -381,6 +395,7 @@ mod tests {
             purges: true,
             announcing: None,
             tell_horizon: &|_| {},
+            marks: &|_, _| {},
             report: &report,
             crowded: &|_| {},
             stopping: &stopping,
@@ -427,6 +442,7 @@ mod tests {
             purges: false,
             announcing: None,
             tell_horizon: &|_| {},
+            marks: &|_, _| {},
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,

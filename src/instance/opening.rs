@@ -154,6 +154,16 @@ impl Opener {
         self.insist(&of, valid, || order::end(self.log.as_ref(), &of)).map(Some)
     }
 
+    /// With `header`: the end of progress. Asked when the source partitions are claimed, so that all that their former
+    /// owners told lies below it.
+    pub fn progress_end(&self, valid: &dyn Fn() -> bool) -> Result<i64, OpenError> {
+        if self.source.stamp != StampSource::Header {
+            return Ok(0);
+        }
+        let of = TopicPartition::new(&self.topics.progress, 0);
+        self.insist(&of, valid, || self.log.watermarks(&of)).map(|ends| ends.high)
+    }
+
     /// Restores the state of a claimed partition.
     pub fn restore(
         &self,

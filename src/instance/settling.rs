@@ -160,7 +160,7 @@ impl Judging {
 }
 
 /// Whether no committed record stands between two offsets.
-fn is_empty(log: &dyn Log, of: &TopicPartition, from: i64, end: i64) -> Result<bool, LogError> {
+pub(super) fn is_empty(log: &dyn Log, of: &TopicPartition, from: i64, end: i64) -> Result<bool, LogError> {
     let from = log.watermarks(of)?.low.max(from);
     let mut reader = log.reader(of, from, Isolation::ReadCommitted, false)?;
     while reader.position() < end {

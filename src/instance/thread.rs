@@ -13,15 +13,17 @@ use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
 use super::commit::{Committer, Current, Mark, Means, Setup, Work};
-use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Setting, Sweep};
+use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Rest, Setting, Sweep};
 use super::judging::Judge;
 use super::observer::Observer;
 use super::opening::{OpenError, Opener};
+use super::settling;
 use super::topology::{self, Topology, Wanted};
 use crate::clock;
 use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
+use crate::marks::Marks;
 use crate::metrics;
-use crate::sequencer::stamps::Beyond;
+use crate::sequencer::Held;
 use crate::store::Stores;
 
 /// Batches that may wait for the engine; beyond, the member's thread waits.
@@ -46,7 +48,7 @@ pub(super) struct Beginning {
     pub(super) calls: RuntimeCalls,
     pub(super) finished: Receiver<Finished>,
     pub(super) means: Means,
-    /// Reads what becomes of retries.
+    /// Reads what becomes of retries, and what came of sequences that a mark excludes.
     pub(super) observer: Arc<Observer>,
 }
 
@@ -105,6 +107,7 @@ impl EngineThread {
             topics: setting.topics.clone(),
             group: group.clone(),
             source: setting.config.source.clone(),
+            observer: Arc::clone(&observer),
         };
         let opener = Opener {
             log,
@@ -171,6 +174,11 @@ impl EngineThread {
     /// The source topics have these partitions now.
     pub(super) fn sources_are(&self, partitions: Vec<TopicPartition>) {
         let _ = self.questions.send(Input::Sources(partitions));
+    }
+
+    /// The observer has read progress up to here.
+    pub(super) fn marks_are(&self, position: i64, marks: Marks) {
+        let _ = self.questions.send(Input::Marks(position, marks));
     }
 
     /// Gives everything back, commits, leaves the group. Blocks.
@@ -268,7 +276,8 @@ fn run(
                 Effect::Flush(flush) => drop(surroundings.stores.0.send(StoreWork::Flush(flush))),
                 Effect::Sweep(sweep) => drop(surroundings.stores.0.send(StoreWork::Sweep(sweep))),
                 Effect::Open(partitions, membership) => surroundings.open(partitions, membership),
-                Effect::Judge(beyond, epoch) => surroundings.judge(beyond, epoch),
+                Effect::Judge(held, epoch) => surroundings.judge(held, epoch),
+                Effect::Rest(rest) => surroundings.look_at(rest),
                 Effect::Await(of) => {
                     let inputs = surroundings.inputs.clone();
                     let tell = move |verdict, known| drop(inputs.send(Input::Decided(of, verdict, known)));
@@ -363,18 +372,38 @@ impl Surroundings {
     }
 
     /// Judges a record on a thread of its own.
-    fn judge(&self, beyond: Beyond, epoch: u64) {
+    fn judge(&self, held: Held, epoch: u64) {
         let (judge, inputs, left) = (self.judge.clone(), self.inputs.clone(), Arc::clone(&self.left));
         let wanted = Arc::clone(&self.wanted);
         let decide = move || {
             let waits = || wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(&epoch);
-            let name = format!("{} judged", beyond.of);
+            let valid = || !left.load(Ordering::Acquire) && waits();
+            let name = format!("{} judged", held.of());
             let report = |text: Option<String>| drop(inputs.send(Input::Trouble(name.clone(), text)));
-            if let Some(judgement) = judge.wait(&beyond, &|| !left.load(Ordering::Acquire) && waits(), &report) {
-                let _ = inputs.send(Input::Judged(beyond, epoch, judgement));
-            }
+            let judged = match held {
+                Held::Beyond(beyond) => {
+                    let judgement = judge.wait(&beyond, &valid, &report);
+                    judgement.map(|judgement| Input::Judged(beyond, epoch, judgement))
+                }
+                Held::Excluded(excluded) => {
+                    let finding = judge.wait_for_finding(&excluded, &valid, &report);
+                    finding.map(|finding| Input::Found(excluded, epoch, finding))
+                }
+            };
+            judged.into_iter().for_each(|judged| drop(inputs.send(judged)));
         };
         self.spawn("judge", decide);
+    }
+
+    /// Looks on a thread of its own whether anything stands there. What cannot be told now is asked for again.
+    fn look_at(&self, rest: Rest) {
+        let (log, inputs) = (Arc::clone(&self.judge.log), self.inputs.clone());
+        let look = move || {
+            if settling::is_empty(log.as_ref(), &rest.of, rest.from, rest.to).unwrap_or(false) {
+                let _ = inputs.send(Input::Passed(rest));
+            }
+        };
+        self.spawn("rest", look);
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
@@ -397,9 +426,10 @@ impl Surroundings {
             let reads = partitions.iter().any(|(of, _)| of.topic != opener.topics.repartition);
             let claimed = claimed.and_then(|positions| {
                 let next_sequence = if reads { opener.next_sequence(&valid)? } else { None };
-                Ok((positions, next_sequence))
+                let progress = if reads { opener.progress_end(&valid)? } else { 0 };
+                Ok((positions, next_sequence, progress))
             });
-            let (positions, next_sequence) = match claimed {
+            let (positions, next_sequence, progress) = match claimed {
                 Ok(claimed) => claimed,
                 Err(error) => {
                     // Not at once again: the group needs a moment to say what is whose.
@@ -423,7 +453,7 @@ impl Surroundings {
                 .zip(positions)
                 .partition(|((of, _), _)| of.topic == opener.topics.repartition);
             for ((of, epoch), position) in sources {
-                let opened = Ok(Opened { position, restored: None, next_sequence });
+                let opened = Ok(Opened { position, restored: None, next_sequence, progress });
                 let _ = inputs.send(Input::Opened { of, epoch, opened });
             }
             let restorers = tasks.len().min(RESTORERS);
@@ -435,7 +465,7 @@ impl Surroundings {
                     let restored = opener.restore(of.partition, position, &valid, &tell);
                     let opened = restored.map(|restored| {
                         let position = restored.done.low();
-                        Opened { position, restored: Some(restored), next_sequence: None }
+                        Opened { position, restored: Some(restored), next_sequence: None, progress: 0 }
                     });
                     let _ = inputs.send(Input::Opened { of, epoch, opened });
                 }

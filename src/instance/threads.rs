@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::engine::{Answered, Question, ThreadStatus};
 use super::thread::EngineThread;
 use crate::log::TopicPartition;
+use crate::marks::Marks;
 
 /// Running engine threads; at least one.
 pub(super) struct Threads(Vec<EngineThread>);
@@ -59,6 +60,11 @@ impl Threads {
     /// The source topics have been looked at.
     pub(super) fn sources_are(&self, partitions: &[TopicPartition]) {
         self.0.iter().for_each(|thread| thread.sources_are(partitions.to_vec()));
+    }
+
+    /// The observer has read progress up to here.
+    pub(super) fn marks_are(&self, position: i64, marks: &Marks) {
+        self.0.iter().for_each(|thread| thread.marks_are(position, marks.clone()));
     }
 
     /// Gives everything back, commits, leaves the group (Y3). Blocks.

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::Stop;
+use super::{Held, Stop};
 use crate::cause::Cause;
 use crate::dead_letter::Reason;
 use crate::log::{Headers, Record, TopicPartition};
@@ -31,6 +31,17 @@ pub struct Beyond {
     pub sequence: u64,
     /// The greatest sequence known here.
     pub greatest: Option<u64>,
+}
+
+/// A record that a mark says does not come ([`crate::marks`], V2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excluded {
+    /// Where it stands.
+    pub of: TopicPartition,
+    /// Its offset.
+    pub offset: i64,
+    /// Its sequence, with the epoch.
+    pub sequence: u64,
 }
 
 /// What has been decided about a [`Beyond`].
@@ -63,26 +74,50 @@ impl Header {
         self.judged.push((of.clone(), offset, judgement));
     }
 
+    /// The greatest sequence known here, without the epoch.
+    pub fn greatest(&self) -> Option<u64> {
+        self.greatest
+    }
+
     /// Admits a sequence that is not too far above the greatest, or that was judged.
     pub(super) fn admit(&mut self, of: &TopicPartition, offset: i64, sequence: u64) -> Result<(), Stop> {
-        let within = |greatest: u64| sequence <= greatest.saturating_add(self.max_jump);
-        if !self.greatest.is_some_and(within) {
-            let judged = self.judged.iter().position(|(other, at, _)| other == of && *at == offset);
-            let Some(place) = judged else {
-                let greatest = self.greatest;
-                return Err(Stop::Beyond(Beyond { of: of.clone(), offset, sequence, greatest }));
-            };
-            let (.., judgement) = self.judged.swap_remove(place);
-            if let Some(greatest) = judgement.greatest {
-                let message = format!(
-                    "{SEQUENCE} {sequence} is more than source.max_jump = {} above {greatest}, the greatest so far",
-                    self.max_jump
-                );
-                return Err(Stop::Refused(Reason::new(Cause::SequenceJump, message)));
-            }
+        if !self.greatest.is_some_and(|greatest| self.is_within(sequence, greatest))
+            && let Some(greatest) = self.judgement(of, offset, sequence)?.greatest
+        {
+            return Err(self.refused(SEQUENCE, sequence, greatest));
         }
         self.greatest = self.greatest.max(Some(sequence));
         Ok(())
+    }
+
+    /// Admits a mark that is not too far above the greatest sequence, or 0 where there is none: what it excludes by
+    /// mistake would never become an event.
+    pub(super) fn admit_mark(&mut self, of: &TopicPartition, offset: i64, mark: u64) -> Result<(), Stop> {
+        if self.is_within(mark, self.greatest.unwrap_or(0)) {
+            return Ok(());
+        }
+        let greatest = self.judgement(of, offset, mark)?.greatest.unwrap_or(0);
+        if self.is_within(mark, greatest) { Ok(()) } else { Err(self.refused(MARK, mark, greatest)) }
+    }
+
+    fn is_within(&self, sequence: u64, greatest: u64) -> bool {
+        sequence <= greatest.saturating_add(self.max_jump)
+    }
+
+    /// What was decided about a record, once; it is held until then.
+    fn judgement(&mut self, of: &TopicPartition, offset: i64, sequence: u64) -> Result<Judgement, Stop> {
+        let judged = self.judged.iter().position(|(other, at, _)| other == of && *at == offset);
+        let greatest = self.greatest;
+        let held = || Stop::Held(Held::Beyond(Beyond { of: of.clone(), offset, sequence, greatest }));
+        judged.map(|place| self.judged.swap_remove(place).2).ok_or_else(held)
+    }
+
+    fn refused(&self, header: &str, sequence: u64, greatest: u64) -> Stop {
+        let message = format!(
+            "{header} {sequence} is more than source.max_jump = {} above {greatest}, the greatest so far",
+            self.max_jump
+        );
+        Stop::Refused(Reason::new(Cause::SequenceJump, message))
     }
 }
 
@@ -91,18 +126,44 @@ pub fn is_mark(record: &Record) -> bool {
     record.key.is_none() && record.value.is_none() && record.headers.iter().any(|(name, _)| name == MARK)
 }
 
+/// What a mark says, where the record is one: no sequence up to this one can still come.
+///
+/// # Errors
+/// `no_sequence`, where it is malformed.
+pub fn mark_of(record: &Record) -> Result<Option<u64>, Reason> {
+    let Some(text) = value(&record.headers, MARK).filter(|_| is_mark(record)) else { return Ok(None) };
+    sequence_in(MARK, text).map(Some)
+}
+
+/// The sequence that a record or a mark speaks of; `None` where it is neither, or malformed.
+pub fn height_of(record: &Record) -> Option<u64> {
+    match mark_of(record) {
+        Ok(Some(mark)) => Some(mark),
+        Ok(None) => of_headers(&record.headers).ok().map(|(sequence, _)| sequence),
+        Err(_) => None,
+    }
+}
+
+fn value<'a>(headers: &'a Headers, name: &str) -> Option<&'a Bytes> {
+    headers.iter().rev().find(|(header, _)| header == name).map(|(_, value)| value)
+}
+
+fn sequence_in(header: &str, text: &Bytes) -> Result<u64, Reason> {
+    decimal(text).filter(|sequence| *sequence < SEQUENCE_LIMIT).ok_or_else(|| {
+        let message = format!("the header {header} is {}: expected decimal digits, below 2^56", shown(text));
+        Reason::new(Cause::NoSequence, message)
+    })
+}
+
 /// Sequence and generation of a record, from its headers.
 ///
 /// # Errors
 /// `no_sequence`, where they are missing or malformed.
 pub fn of_headers(headers: &Headers) -> Result<(u64, u32), Reason> {
-    let value = |name: &str| headers.iter().rev().find(|(header, _)| header == name).map(|(_, value)| value);
     let refuse = |message: String| Reason::new(Cause::NoSequence, message);
-    let sequence = value(SEQUENCE).ok_or_else(|| refuse(format!("the header {SEQUENCE} is missing")))?;
-    let sequence = decimal(sequence).filter(|sequence| *sequence < SEQUENCE_LIMIT).ok_or_else(|| {
-        refuse(format!("the header {SEQUENCE} is {}: expected decimal digits, below 2^56", shown(sequence)))
-    })?;
-    let generation = match value(GENERATION) {
+    let sequence = value(headers, SEQUENCE).ok_or_else(|| refuse(format!("the header {SEQUENCE} is missing")))?;
+    let sequence = sequence_in(SEQUENCE, sequence)?;
+    let generation = match value(headers, GENERATION) {
         None => 0,
         Some(text) => decimal(text).and_then(|generation| u32::try_from(generation).ok()).ok_or_else(|| {
             refuse(format!("the header {GENERATION} is {}: expected decimal digits, below 2^32", shown(text)))
@@ -145,13 +206,45 @@ mod tests {
         assert!(of_headers(&headers(&[(SEQUENCE, "1"), (GENERATION, "x")])).is_err());
     }
 
+    #[test]
+    fn a_mark_is_a_record_without_key_and_value() {
+        let record = |key: Option<&'static str>, text: &'static str| Record {
+            offset: 0,
+            timestamp_ms: 0,
+            key: key.map(Bytes::from),
+            value: None,
+            headers: headers(&[(MARK, text)]),
+        };
+        assert_eq!((mark_of(&record(None, "57")).unwrap(), height_of(&record(None, "57"))), (Some(57), Some(57)));
+        assert_eq!(mark_of(&record(Some("k"), "57")).unwrap(), None, "an event with a header too many");
+        for wrong in ["", "+5", "x", "72057594037927936"] {
+            assert_eq!(mark_of(&record(None, wrong)).unwrap_err().cause, Cause::NoSequence, "{wrong:?}");
+        }
+    }
+
+    /// P17.
+    #[test]
+    fn a_mark_far_above_all_records_is_refused() {
+        let of = TopicPartition::new(&Arc::from("t"), 0);
+        let mut header = Header::new(10);
+        assert!(header.admit_mark(&of, 0, 10).is_ok(), "it says nothing of importance");
+        assert!(matches!(header.admit_mark(&of, 1, 11), Err(Stop::Held(_))));
+        header.judged(&of, 1, Judgement { greatest: None });
+        let Err(Stop::Refused(reason)) = header.admit_mark(&of, 1, 11) else { panic!("no record was received yet") };
+        assert_eq!((reason.cause, header.greatest()), (Cause::SequenceJump, None));
+        assert!(matches!(header.admit_mark(&of, 2, 30), Err(Stop::Held(_))));
+        header.judged(&of, 2, Judgement { greatest: Some(20) });
+        assert!(header.admit_mark(&of, 2, 30).is_ok(), "another partition had 20");
+        assert!(matches!(header.admit_mark(&of, 3, 31), Err(Stop::Held(_))), "a mark is not the greatest sequence");
+    }
+
     /// J1, P18.
     #[test]
     fn what_lies_far_above_is_held_until_it_is_judged() {
         let of = TopicPartition::new(&Arc::from("t"), 0);
         let mut header = Header::new(10);
         let beyond = |result: Result<(), Stop>| match result {
-            Err(Stop::Beyond(beyond)) => (beyond.sequence, beyond.greatest),
+            Err(Stop::Held(Held::Beyond(beyond))) => (beyond.sequence, beyond.greatest),
             _ => panic!("has to be held"),
         };
         assert_eq!(beyond(header.admit(&of, 3, 5)), (5, None), "nothing is known yet");

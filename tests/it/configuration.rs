@@ -77,6 +77,9 @@ fn allowed(key: &str, default: &Value) -> String {
         Value::String(text) if parse_bytes(text).is_ok() => {
             format!("a size{}", if against(key, "0").is_some() { " above 0" } else { "" })
         }
+        Value::String(text) if text == "off" && against(key, "~").is_some_and(|why| why.contains("a whole number")) => {
+            "a whole number, or `\"off\"`".into()
+        }
         _ => match nonsense.split_once("unknown variant `~`, expected ") {
             Some((_, words)) => choices(key, words),
             None => "text".into(),

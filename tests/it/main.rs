@@ -14,6 +14,7 @@ mod guarantee;
 mod held_up;
 mod http;
 mod markers;
+mod marks;
 mod monitoring;
 mod openapi;
 mod reset;

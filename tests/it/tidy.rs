@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 7] = [
         "metrics",
         "proto",
         "counts",
+        "marks",
         "retry",
         "bookkeeping",
         "dead_letter",

@@ -32,7 +32,7 @@ pub fn at_rest(stamp: StampSource) -> World {
     world.run(&[], 0, 1);
     // From one partition they arrive in its order.
     let scripts = world.plan.scripts.clone();
-    world.workload.expect(&scripts, |_, offset| offset as u64);
+    world.workload.expect(&scripts, &Default::default(), |_, offset| offset as u64);
     world
 }
 

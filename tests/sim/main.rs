@@ -14,6 +14,7 @@ mod horizons;
 mod inbox;
 mod judged;
 mod kinds;
+mod marking;
 mod node;
 mod observing;
 mod opening;

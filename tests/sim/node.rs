@@ -21,6 +21,8 @@ use tidegate::instance::topology::{self, Topology};
 use tidegate::instance::view::ListQuery;
 use tidegate::log::embedded::{Turn, Turns};
 use tidegate::log::{Join, Member, MemberEvent, Membership, TopicPartition};
+use tidegate::sequencer::Held;
+use tidegate::sequencer::stamps::Excluded;
 use tidegate::store::{StoreError, Stores};
 use tidegate::task::queue::Queued;
 use tidegate::topics::Topics;
@@ -133,7 +135,9 @@ pub struct Node {
     pub judge: Judge,
     /// Records that a source stands at, to be judged.
     pub judgements: VecDeque<(Case, u64)>,
-    /// What its instance has read of progress.
+    /// Records that a source stands at because a mark excludes them.
+    pub excluded: VecDeque<(Excluded, u64)>,
+    /// What its instance has read of progress, as far as retries need it.
     pub reading: Reading,
     /// A transaction handed out and not carried out, with the losses told until then.
     pub work: Option<(Work, u64)>,
@@ -159,6 +163,8 @@ pub struct Node {
     pub expelled: bool,
     /// What it knows of what is settled.
     pub observing: Observing,
+    /// Of progress its engine knows all marks below this position.
+    pub known: i64,
 }
 
 impl Node {
@@ -191,6 +197,7 @@ impl Node {
             topics: plan.topics.clone(),
             group: group.clone(),
             source: plan.config.source.clone(),
+            observer: observing.observer(),
         };
         let sim = |before, after| {
             let (inner, shared) = (Arc::clone(&member) as Arc<dyn Member>, shared.clone());
@@ -267,6 +274,7 @@ impl Node {
             opener,
             judge,
             judgements: VecDeque::new(),
+            excluded: VecDeque::new(),
             reading: Reading::default(),
             work: None,
             ended: None,
@@ -283,6 +291,7 @@ impl Node {
             half_done: None,
             expelled: false,
             observing,
+            known: 0,
         }
     }
 
@@ -348,7 +357,9 @@ impl Node {
                 Effect::Sweep(sweep) => self.sweeps.push_back(sweep),
                 Effect::Open(partitions, membership) => self.claims.push_back((partitions, membership)),
                 Effect::Await(of) => self.reading.awaiting.push(of),
-                Effect::Judge(beyond, epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
+                Effect::Judge(Held::Beyond(beyond), epoch) => self.judgements.push_back((Case::new(beyond), epoch)),
+                Effect::Judge(Held::Excluded(excluded), epoch) => self.excluded.push_back((excluded, epoch)),
+                Effect::Rest(rest) => self.look_at(rest),
                 Effect::Fail(reason) => panic!("{} cannot go on: {reason}", self.name),
             }
         }
@@ -472,6 +483,7 @@ impl Node {
             && self.opened.is_empty()
             && self.judgements.is_empty()
             && self.reading.awaiting.is_empty()
+            && self.excluded.is_empty()
             && self.desk.borrow().pending.is_empty()
     }
 }

@@ -14,6 +14,7 @@ use tidegate::log::{
     Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Producer, Reader, Record,
     TopicDescription, TopicPartition, Watermarks,
 };
+use tidegate::marks::Marks;
 use tidegate::stamp::Stamp;
 use tidegate::topics::KIND;
 
@@ -32,7 +33,7 @@ pub struct Observing {
     pub found: BTreeMap<Bytes, (Judging, Stamp)>,
     /// No snapshots: somebody else reads from the beginning, and to the end.
     pub keeps: bool,
-    observer: Observer,
+    observer: Arc<Observer>,
     place: Place,
     rng: Rng,
     writer: String,
@@ -46,7 +47,7 @@ impl Observing {
         let mut rng = Rng::with_seed(seed);
         let (every, runs_per_part) = (rng.i64(3..40), rng.usize(1..5));
         let writer = format!("observer {seed}");
-        let (found, observer, place) = (BTreeMap::new(), Observer::default(), Place::default());
+        let (found, observer, place) = (BTreeMap::new(), Arc::default(), Place::default());
         Observing { of, found, keeps: false, observer, place, rng, writer, every, runs_per_part }
     }
 
@@ -60,6 +61,11 @@ impl Observing {
         self.place.position()
     }
 
+    /// Others look at what it knows, too.
+    pub fn observer(&self) -> Arc<Observer> {
+        Arc::clone(&self.observer)
+    }
+
     /// What it knows.
     pub fn standing(&self) -> Standing {
         self.observer.standing()
@@ -70,8 +76,14 @@ impl Observing {
         self.observer.book()
     }
 
-    /// It looks once for what is new. Whoever owns partition 0 writes snapshots; that others do is no harm.
-    pub fn look(&mut self, log: &Arc<SimLog>, planted: &Arc<Planted>) -> Result<(), LogError> {
+    /// It looks once for what is new; `marks` takes what it tells of marks. Whoever owns partition 0 writes snapshots; that
+    /// others do is no harm.
+    pub fn look(
+        &mut self,
+        log: &Arc<SimLog>,
+        planted: &Arc<Planted>,
+        marks: &dyn Fn(i64, Marks),
+    ) -> Result<(), LogError> {
         let writes = self.rng.u32(..4) > 0 && !self.keeps;
         let purges = self.rng.u32(..4) > 0;
         let from = self.position();
@@ -89,6 +101,7 @@ impl Observing {
             purges,
             announcing: None,
             tell_horizon: &|_| {},
+            marks,
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,

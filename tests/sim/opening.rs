@@ -105,7 +105,8 @@ impl World {
         if shared.dies_at(Point::AfterRestore) {
             return;
         }
-        let opened = Opened { position: restored.done.low(), restored: Some(restored), next_sequence: None };
+        let opened =
+            Opened { position: restored.done.low(), restored: Some(restored), next_sequence: None, progress: 0 };
         node.opened.push_back(Input::Opened { of, epoch, opened: Ok(opened) });
     }
 }
@@ -120,17 +121,18 @@ impl Node {
         let reads = partitions.iter().any(|(of, _)| &*of.topic != repartition);
         let claimed = self.opener.claim(&names, &membership, &valid).and_then(|positions| {
             let next_sequence = if reads { self.opener.next_sequence(&valid)? } else { None };
-            Ok((positions, next_sequence))
+            let progress = if reads { self.opener.progress_end(&valid)? } else { 0 };
+            Ok((positions, next_sequence, progress))
         });
         let is_claimed = claimed.is_ok();
         match claimed {
-            Ok((positions, next_sequence)) => {
+            Ok((positions, next_sequence, progress)) => {
                 for ((of, epoch), position) in partitions.into_iter().zip(positions) {
                     self.opened.push_back(Input::Claimed { of: of.clone(), epoch, position });
                     if &*of.topic == repartition {
                         self.restores.push_back((of, epoch, position));
                     } else {
-                        let opened = Ok(Opened { position, restored: None, next_sequence });
+                        let opened = Ok(Opened { position, restored: None, next_sequence, progress });
                         self.opened.push_back(Input::Opened { of, epoch, opened });
                     }
                 }
@@ -146,6 +148,10 @@ impl Node {
 
     /// What a judge's thread does with one look; it may have to look again.
     pub fn judge(&mut self) {
+        self.find();
+        if self.judgements.is_empty() {
+            return;
+        }
         let (mut case, epoch) = self.judgements.pop_front().expect("asked when there is one");
         // Nobody waits any more.
         if !self.engine.opening_epochs().contains(&epoch) {

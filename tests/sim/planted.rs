@@ -11,6 +11,7 @@ mod horizons;
 mod inbox;
 #[expect(dead_code, reason = "the test reads more of it")]
 mod kinds;
+mod marking;
 mod node;
 mod observing;
 mod opening;

@@ -24,7 +24,7 @@ use super::node::Plan;
 use super::sometimes::{self, Counts};
 use super::workload::{self, ATTEMPTS, Scripts};
 use super::world::{self, World};
-use super::{timeline, waiting};
+use super::{marking, timeline, waiting};
 
 /// A violation shows so many of the last lines of its timeline, unless `LINES` says how many.
 const SHOWN: usize = 150;
@@ -167,7 +167,8 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
         StampSource::Arrival => checks::order(&mut world),
         StampSource::Offset | StampSource::Header => {
             let scripts = world.plan.scripts.clone();
-            world.workload.expect(&scripts, |_, _| unreachable!("the records say their place"));
+            let late = marking::late(&world);
+            world.workload.expect(&scripts, &late, |_, _| unreachable!("the records say their place"));
         }
     }
     checks::settled::at_the_end(&mut world);
@@ -183,6 +184,7 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     checks::events(&world);
     checks::dead_letters(&world);
     checks::progress(&world);
+    marking::check(&world);
     // Again on the same folders: nothing runs twice, only the tail is restored; of two seeds one has no positions of
     // the group any more (P9, P23).
     world.crash(Left::Whole, |world| {

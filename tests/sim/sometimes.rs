@@ -48,6 +48,10 @@ pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
 pub const HORIZON_VOID: &str = "an announcement of a horizon is void";
 pub const BURIED: &str = "a marker is deleted";
 pub const REVIVED: &str = "a key comes again after its marker was deleted";
+pub const MARKED: &str = "marks have counted";
+pub const TOO_LATE: &str = "a record breaks its promise and is too late";
+pub const IN_TIME: &str = "a record breaks its promise and is in time all the same";
+pub const REST: &str = "ends of transactions alone keep a mark from counting";
 pub const ANSWERED: &str = "a key is asked for while all goes on";
 pub const ANSWERED_SETTLED: &str = "a key is said to be settled while all goes on";
 pub const FRONTIER_HELD: &str = "a root holds the frontier, later ones are settled";
@@ -104,6 +108,10 @@ const OTHERS: &[&str] = &[
     HORIZON_VOID,
     BURIED,
     REVIVED,
+    MARKED,
+    TOO_LATE,
+    IN_TIME,
+    REST,
     ANSWERED,
     ANSWERED_SETTLED,
     FRONTIER_HELD,

@@ -3,7 +3,7 @@
 //! A script is a number in the payload; everything that follows from it is drawn from that number, so
 //! the handler is deterministic and its cascade is known beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +15,10 @@ use tidegate::handler::{Failure, Outcome};
 use tidegate::log::NewRecord;
 use tidegate::reference::{self, Held};
 use tidegate::sequencer::format;
-use tidegate::sequencer::stamps::SEQUENCE;
+use tidegate::sequencer::stamps::{MARK, SEQUENCE};
 use tidegate::stamp::{Path, Stamp};
+
+use super::sometimes::{self, reached};
 
 /// Tries in all.
 pub const ATTEMPTS: u32 = 3;
@@ -112,6 +114,10 @@ pub struct Draft {
     what: Result<Event, Cause>,
     /// What its header says, with `stamp = "header"`.
     pub sequence: Option<u64>,
+    /// It is a mark, up to here.
+    pub mark: Option<u64>,
+    /// It comes after a promise that it does not, and nothing sound came before: it is too late, or in time all the same.
+    pub breaks: bool,
 }
 
 impl Draft {
@@ -153,6 +159,11 @@ impl Workload {
         &found.expect("no other record was appended").record
     }
 
+    /// The greatest mark.
+    pub fn marked(&self) -> Option<u64> {
+        self.records.iter().filter_map(|draft| draft.mark).max()
+    }
+
     /// The end of each source partition that has records.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
         let mut ends = BTreeMap::new();
@@ -172,9 +183,18 @@ impl Workload {
 
     /// What one thread with one queue makes of it. `received` gives the place of the record at (partition, offset) in
     /// the order received, where that decides.
-    pub fn expect(&mut self, scripts: &Scripts, received: impl Fn(i32, i64) -> u64) {
+    /// Those in `late`, by partition and offset, were too late: only such as break a promise can be.
+    pub fn expect(&mut self, scripts: &Scripts, late: &BTreeSet<(i32, i64)>, received: impl Fn(i32, i64) -> u64) {
         let (mut primaries, mut dead_letters) = (Vec::new(), Vec::new());
-        for draft in &self.records {
+        for draft in self.records.iter().filter(|draft| draft.mark.is_none()) {
+            if late.contains(&(draft.partition, draft.offset)) {
+                assert!(draft.breaks, "{draft:?} breaks no promise");
+                dead_letters.push(format!("record {}-{} {}", draft.partition, draft.offset, Cause::TooLate));
+                continue;
+            }
+            if draft.breaks && draft.what.is_ok() {
+                reached(sometimes::IN_TIME);
+            }
             let sequence = match self.stamp {
                 StampSource::Offset => draft.offset as u64,
                 StampSource::Header => draft.sequence.unwrap_or_default(),
@@ -303,7 +323,7 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
                 _ => {}
             }
         }
-        drafts.push(Draft { partition: 0, offset: 0, record, what, sequence });
+        drafts.push(Draft { partition: 0, offset: 0, record, what, sequence, mark: None, breaks: false });
     }
     // Each record to a partition; those of the lagging one are appended later, others a little out of order.
     let lagging = rng.i32(0..partitions);
@@ -320,6 +340,62 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
         order.push((place + late, draft));
     }
     order.sort_by_key(|(place, _)| *place);
-    let records = order.into_iter().map(|(_, draft)| draft).collect();
+    let mut records = order.into_iter().map(|(_, draft)| draft).collect();
+    if stamp == StampSource::Header && rng.u32(..4) > 0 {
+        promise(rng, scripts, &mut records, partitions);
+    }
     Workload { records, expected: Expected::default(), retried: BTreeMap::new(), forced: false, stamp }
+}
+
+/// What a header says, where it is a sequence and no mistake.
+fn sequence_of(draft: &Draft) -> Option<u64> {
+    let is_none = matches!(draft.what, Err(Cause::NoSequence | Cause::SequenceJump));
+    draft.sequence.filter(|_| !is_none && draft.mark.is_none())
+}
+
+/// Puts marks between the records, each as high as the records behind it allow, and some records that break a promise.
+fn promise(rng: &mut Rng, scripts: &Scripts, records: &mut Vec<Draft>, partitions: i32) {
+    let all: BTreeSet<u64> = records.iter().filter_map(sequence_of).collect();
+    let mut place = 1;
+    while place < records.len() {
+        place += rng.usize(1..30);
+        let before: BTreeSet<u64> = records.iter().take(place).filter_map(sequence_of).collect();
+        let behind = records.iter().skip(place).filter_map(sequence_of).filter(|sequence| !before.contains(sequence));
+        let next = behind.min().or(all.last().map(|last| last + 3)).unwrap_or(0);
+        let Some(mark) = next.checked_sub(1).filter(|_| place <= records.len()) else { continue };
+        let mut record = record(None, None);
+        record.headers = vec![(MARK.to_owned(), Bytes::from(mark.to_string()))];
+        let partition = rng.i32(0..partitions);
+        let what = Err(Cause::NoSequence);
+        records.insert(
+            place,
+            Draft { partition, offset: 0, record, what, sequence: None, mark: Some(mark), breaks: false },
+        );
+        let broken = mark.checked_sub(rng.u64(..8)).filter(|sequence| !all.contains(sequence));
+        if let Some(sequence) = broken.filter(|_| rng.bool()) {
+            let (mut record, event) = sound(rng, scripts.keys);
+            record.headers = vec![(SEQUENCE.to_owned(), Bytes::from(sequence.to_string()))];
+            let (partition, at) = (rng.i32(0..partitions), rng.usize(place + 1..=records.len()));
+            let draft = Draft {
+                partition,
+                offset: 0,
+                record,
+                what: Ok(event),
+                sequence: Some(sequence),
+                mark: None,
+                breaks: false,
+            };
+            records.insert(at, draft);
+        }
+    }
+    let (mut promised, mut came) = (None, BTreeSet::new());
+    for draft in records {
+        promised = promised.max(draft.mark);
+        let Some(sequence) = sequence_of(draft) else { continue };
+        if Some(sequence) <= promised && !came.contains(&sequence) {
+            draft.breaks = true;
+        } else if draft.what.is_ok() {
+            came.insert(sequence);
+        }
+    }
 }

@@ -17,6 +17,7 @@ use super::checks::{self, answers::Answers, claims::Claim, reader::Look, settled
 use super::faults::log::SimLog;
 use super::faults::{Fault, Shared};
 use super::horizons::{self, Horizons};
+use super::marking;
 use super::node::{Node, Plan};
 use super::observing::Observing;
 use super::retrying::Retries;
@@ -257,7 +258,7 @@ impl World {
             add(!node.claims.is_empty(), Act::Claim, place);
             add(!node.restores.is_empty(), Act::Restore, place);
             add(!node.opened.is_empty(), Act::Opened, place);
-            add(!node.judgements.is_empty(), Act::Judge, place);
+            add(!node.judgements.is_empty() || !node.excluded.is_empty(), Act::Judge, place);
             add(node.has_answered(), Act::Done, place);
             add(true, Act::Effects, place);
             add(self.has_retries, Act::Observe, place);
@@ -439,6 +440,7 @@ impl World {
             && self.nodes.iter().all(|node| node.frozen.is_none() && !node.leaving && node.is_quiet())
             && self.nodes.iter_mut().all(|node| node.turn() == Turn::Idle && node.answers())
             && checks::all_is_committed(self)
+            && marking::is_done(self)
             && horizons::is_done(self)
             && self.all_retries_are_answered()
             && (self.retries.left == 0 || !self.retry())

@@ -93,7 +93,7 @@ fn snapshot(log: &dyn Log, of: &TopicPartition, ends: Ends) -> Result<(i64, Vec<
     let mut assembly = Assembly::default();
     for record in read::records(log, of, ends, true)? {
         let Told::Snapshot(part) = progress::read(of, record?)? else { continue };
-        if let Some(found) = assembly.take(part).filter(|(position, _)| *position >= ends.low) {
+        if let Some(found) = assembly.take(*part).filter(|(position, _)| *position >= ends.low) {
             return Ok(found);
         }
     }

@@ -168,6 +168,11 @@ impl Checks<'_> {
             }
             _ => {}
         }
+        if let Some(disorder) = config.source.max_disorder.filter(|_| config.source.stamp != StampSource::Header) {
+            let what = "is a promise about the sequences of source.stamp = \"header\"; with others it is always known what \
+                        can still come";
+            self.problem("source.max_disorder", &disorder, what);
+        }
         for (place, topic) in topics.iter().enumerate() {
             if topics[..place].contains(topic) {
                 self.problem("source.topics", &value, &format!("{topic:?} is named twice"));

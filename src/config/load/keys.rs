@@ -9,7 +9,6 @@ use super::{PROPERTIES, flatten, shown, unflatten};
 
 /// Keys of the documented set whose subject does not exist yet, with the default where it is accepted.
 const LATER: &[(&str, Option<&str>)] = &[
-    ("source.max_disorder", None),
     ("processing.standby_replicas", Some("0")),
     ("handler.endpoints", Some("[\"http://127.0.0.1:50051\"]")),
     ("handler.tls", None),
@@ -27,6 +26,7 @@ const LATER_VALUES: &[(&str, &[&str])] = &[("handler.kind", &["grpc"])];
 /// Ranges in words, where the type alone does not tell them.
 const RANGES: &[(&str, &str)] = &[
     ("source.epoch", "0 to 255"),
+    ("source.max_disorder", "a whole number, or off"),
     ("processing.partitions", "1 to 10000"),
     ("processing.replication_factor", "0 (the broker's default) to 32767"),
     ("processing.max_in_flight", "at least 1"),

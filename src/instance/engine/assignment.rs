@@ -15,16 +15,30 @@ use std::collections::BTreeSet;
 
 use crossbeam_channel::Sender;
 
-use super::{Effect, Engine, Opened};
+use super::{Effect, Engine};
 use crate::instance::calls::Calls;
 use crate::instance::opening::OpenError;
 use crate::log::{MemberEvent, Membership, TopicPartition};
 use crate::metrics;
 use crate::planted::{self, Bug};
 use crate::task::Task;
+use crate::task::restore::Restored;
 
 /// The sequencer of `arrival` is the member that owns this partition of the repartition topic (protocol P22).
 pub(super) const SEQUENCERS_PARTITION: i32 = 0;
+
+/// A partition that is ready to be started.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its committed position.
+    pub position: i64,
+    /// The state of a task; `None` for a source partition.
+    pub restored: Option<Restored>,
+    /// With `arrival`, for a source partition: the sequence that the next record received gets.
+    pub next_sequence: Option<u64>,
+    /// For a source partition: the end of progress when it was claimed.
+    pub progress: i64,
+}
 
 /// A partition that is being claimed and restored.
 #[derive(Debug)]
@@ -116,8 +130,10 @@ impl<C: Calls> Engine<C> {
         let Some(opening) = self.opening.get_mut(&of).filter(|opening| opening.epoch == epoch) else { return };
         match opened {
             Ok(opened) => {
-                self.opening.remove(&of);
-                self.start(of, epoch, opened);
+                if let Some(opened) = self.is_early(&of, epoch, opened) {
+                    self.opening.remove(&of);
+                    self.start(of, epoch, opened);
+                }
             }
             // The claim came under an older generation; the partition is still here, so claim it again.
             Err(OpenError::Moved) => {
@@ -201,6 +217,7 @@ impl<C: Calls> Engine<C> {
             self.tasks.keys().map(|partition| TopicPartition::new(&self.setting.topics.repartition, *partition));
         let owned: Vec<_> = tasks.chain(self.sources.keys().cloned()).collect();
         self.sequencer.runs().forget();
+        self.forget_promise();
         for of in owned {
             self.reopen(of);
         }

@@ -33,6 +33,13 @@ pub(super) struct SourceSlot {
     judging: bool,
 }
 
+impl SourceSlot {
+    /// Whether it stands at a record under this epoch.
+    pub(super) fn is_held(&self, epoch: u64) -> bool {
+        self.judging && self.epoch == epoch
+    }
+}
+
 impl<C: Calls> Engine<C> {
     /// Whether this member reads the sources without their being assigned to it.
     pub(super) fn reads_by_hand(&self) -> bool {
@@ -49,14 +56,14 @@ impl<C: Calls> Engine<C> {
         self.composing.touch(&self.membership);
         slot.touched = true;
         let sequencer = &mut self.sequencer;
-        let (taken, beyond) = sequencer.sequence(&mut slot.source, fetched.records, &mut self.composing.outbox);
+        let (taken, held) = sequencer.sequence(&mut slot.source, fetched.records, &mut self.composing.outbox);
         metrics::events_received(&fetched.of.topic, taken);
         self.composing.sequenced += taken;
-        if let Some(beyond) = beyond {
+        if let Some(held) = held {
             // What was delivered behind the record comes again after the judgement, under this epoch (B2).
             self.epochs += 1;
             (slot.epoch, slot.judging) = (self.epochs, true);
-            self.effects.push(Effect::Judge(beyond, slot.epoch));
+            self.effects.push(Effect::Judge(held, slot.epoch));
             self.member.pause(vec![fetched.of]);
         }
         if self.reads_by_hand()
@@ -68,12 +75,17 @@ impl<C: Calls> Engine<C> {
 
     /// The record that a partition stands at was judged: it is read again from there.
     pub(super) fn judged(&mut self, beyond: &Beyond, epoch: u64, judgement: Judgement) {
-        let Some(slot) = self.sources.get_mut(&beyond.of).filter(|slot| slot.epoch == epoch && slot.judging) else {
-            return;
-        };
+        if self.sources.get(&beyond.of).is_some_and(|slot| slot.is_held(epoch)) {
+            self.sequencer.header().judged(&beyond.of, beyond.offset, judgement);
+            self.goes_on(&beyond.of, epoch);
+        }
+    }
+
+    /// It is read on from the record at which it stood.
+    pub(super) fn goes_on(&mut self, of: &TopicPartition, epoch: u64) {
+        let Some(slot) = self.sources.get_mut(of) else { return };
         (slot.judging, slot.paused) = (false, false);
-        self.sequencer.header().judged(&beyond.of, beyond.offset, judgement);
-        self.member.start(beyond.of.clone(), slot.source.position, epoch);
+        self.member.start(of.clone(), slot.source.position, epoch);
     }
 
     pub(super) fn judging_epochs(&self) -> impl Iterator<Item = u64> + '_ {
@@ -90,6 +102,7 @@ impl<C: Calls> Engine<C> {
         let source = Source::new(of.clone(), topic_id, position);
         let slot = SourceSlot { source, incarnation: epoch, epoch, touched: false, paused: false, judging: false };
         self.sources.insert(of.clone(), slot);
+        self.acknowledge_at_start(of);
     }
 
     /// The task that the sequencer sits by is at work: all sources are opened (B1).

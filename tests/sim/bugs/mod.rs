@@ -5,6 +5,7 @@
 //! | `log.rs`       | [`Log`]: readers, ends, committed positions, fences               |
 //! | `producer.rs`  | [`Producer`](tidegate::log::Producer): transactions               |
 //! | `appender.rs`  | [`Appender`](tidegate::log::Appender): stages without transactions |
+//! | `marks.rs`     | the producer, too: what transactions tell of marks               |
 //! | `member.rs`    | [`Member`]: the positions of a claim                              |
 //! | `committer.rs` | [`Committer`]: positions before a commit                          |
 //! | `progress.rs`  | [`Log`], `Producer`: what is told in `<app>-progress`, and snapshots |
@@ -18,6 +19,7 @@ mod committer;
 mod engine;
 pub mod hunt;
 mod log;
+mod marks;
 mod member;
 mod producer;
 mod progress;
@@ -104,6 +106,12 @@ bugs! {
 
     /// A record far above all others is judged before the other partitions are read.
     JudgedAlone: "P18, J2" in ["header"],
+    /// A mark is told without ends, and counts at once.
+    EndsForgotten: "P17, V1" in ["header", "header-moves"],
+    /// A mark is told with the end of one source partition only.
+    OneEnd: "P17, V1" in ["header", "header-moves"],
+    /// Positions acknowledge marks that nobody knows of.
+    Acknowledged: "P17, V1, V2" in ["header", "header-moves"],
     /// Records that were fetched before the partition was opened anew are taken in.
     OldRecords: "E1, L1" in ["commits", "moves"],
     /// The outcome of a call of an older incarnation is accepted.

@@ -19,6 +19,9 @@ impl Producer for BuggyProducer {
     fn commit(&mut self, transaction: &Transaction) -> Result<Receipt, CommitError> {
         let ended = match self.planted.bug {
             Some(Bug::ChildrenTwice) => self.inner.commit(&self.planted.with_more_children(transaction)),
+            Some(Bug::EndsForgotten | Bug::OneEnd | Bug::Acknowledged) => {
+                self.inner.commit(&self.planted.with_other_marks(transaction))
+            }
             _ if self.planted.miscounts() => {
                 let mut changed = under(transaction, transaction.membership.clone());
                 self.planted.miscount(&mut changed);
@@ -77,7 +80,7 @@ impl Planted {
 }
 
 /// The same under another membership.
-fn under(transaction: &Transaction, membership: Membership) -> Transaction {
+pub(super) fn under(transaction: &Transaction, membership: Membership) -> Transaction {
     let Transaction { appends, offsets, ends_of, .. } = transaction;
     Transaction { appends: appends.clone(), offsets: offsets.clone(), membership, ends_of: ends_of.clone() }
 }

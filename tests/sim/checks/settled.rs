@@ -3,6 +3,7 @@
 //! They look between any two steps, by a random number generator of their own: whatever else happens in a seed happens
 //! without them, too.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -76,26 +77,30 @@ pub fn look(world: &mut World) {
     assert!(holds, "F1: the frontier was said to be {frontier:?}, and {first:?} is not settled");
 }
 
-fn one_look(world: &mut World, place: usize) {
+/// The observer of one engine looks.
+pub fn one_look(world: &mut World, place: usize) {
     let World { nodes, settled, shared, log, .. } = world;
     let (node, log) = (&mut nodes[place], log.as_ref().expect("open but for a moment"));
-    let name = &node.name;
+    let name = node.name.clone();
     if settled.rng.u32(..settled.restarts) == 0 {
         if node.observing.position() > 0 {
             reached(sometimes::OBSERVER_RESTARTED);
         }
         note(format!("{name} observes from the start"));
-        node.observing = node.observing.anew(settled.seed());
+        node.observes_anew(settled.seed());
     }
-    let observing = &mut node.observing;
-    let before = (observing.position(), observing.standing().frontier);
-    match observing.look(log, &node.planted) {
+    let before = (node.observing.position(), node.observing.standing().frontier);
+    let told = RefCell::new(None);
+    let looked = node.observing.look(log, &node.planted, &|position, marks| _ = told.replace(Some((position, marks))));
+    told.into_inner().into_iter().for_each(|(position, marks)| node.knows_marks(position, marks));
+    let (name, observing) = (&node.name, &node.observing);
+    match looked {
         Ok(()) | Err(LogError::Unauthorized(_)) => {}
         // Others have deleted what it was about to read.
         Err(LogError::OutOfRange(..)) => reached(sometimes::OBSERVER_OVERTAKEN),
         Err(LogError::Retriable(text)) => {
             note(format!("{name} observes no more: {text}"));
-            node.observing = node.observing.anew(settled.seed());
+            node.observes_anew(settled.seed());
             return;
         }
         Err(error) => panic!("{name} cannot observe: {error}"),
@@ -142,16 +147,17 @@ pub fn judge(node: &mut Node, known: Option<u64>, key: &Bytes, stamp: Option<&St
     told
 }
 
-/// What is left to be told when everything is processed.
-fn end(world: &World) -> Standing {
-    let last = world.shared.truth(|truth| truth.last());
+/// What is left to be told when everything is processed: the frontier, at least, and why there is none.
+fn end(world: &World) -> (Option<u64>, Option<Unavailable>) {
     let config = &world.plan.config;
-    let (frontier, unavailable) = match (config.processing.guarantee, config.source.stamp) {
+    match (config.processing.guarantee, config.source.stamp) {
         (Guarantee::AtLeastOnce, _) => (None, Some(Unavailable::NeedsExactlyOnce)),
-        (_, StampSource::Header) => (None, Some(Unavailable::NeedsMark)),
-        (_, StampSource::Offset | StampSource::Arrival) => (last, None),
-    };
-    Standing { frontier, unavailable, received: last, ..Standing::default() }
+        (_, StampSource::Header) => {
+            let marked = world.workload.marked();
+            (marked, marked.is_none().then_some(Unavailable::NeedsMark))
+        }
+        (_, StampSource::Offset | StampSource::Arrival) => (world.shared.truth(|truth| truth.last()), None),
+    }
 }
 
 /// Everything is processed: every observer gets to know so.
@@ -165,19 +171,19 @@ pub fn at_the_end(world: &mut World) {
             assert!(looks < MOST_LOOKS, "{} does not get to the end of {of}, {high}", world.nodes[place].name);
             one_look(world, place);
         }
-        let (node, expected) = (&world.nodes[place], end(world));
+        let (node, (last, unavailable)) = (&world.nodes[place], end(world));
         let standing = node.observing.standing();
         assert_eq!((standing.unsettled, standing.oldest_unsettled), (0, None), "{}: {standing:?}", node.name);
-        assert_eq!(standing.unavailable, expected.unavailable, "{}: {standing:?}", node.name);
-        let is_end = match expected.frontier {
-            Some(last) => standing.frontier >= Some(last) && standing.frontier == standing.received,
-            None => standing.frontier.is_none(),
+        assert_eq!(standing.unavailable, unavailable, "{}: {standing:?}", node.name);
+        let is_end = match (last, world.plan.config.source.stamp) {
+            (Some(_), StampSource::Header) | (None, _) => standing.frontier == last,
+            (Some(_), _) => standing.frontier >= last && standing.frontier == standing.received,
         };
-        assert!(is_end, "{} has {standing:?}, at the end {expected:?}", node.name);
-        if expected.frontier.is_some() {
+        assert!(is_end, "{} has {standing:?}, at the end {last:?}", node.name);
+        if last.is_some() {
             reached(sometimes::FRONTIER_END);
         }
-        if expected.unavailable == Some(Unavailable::NeedsExactlyOnce) {
+        if unavailable == Some(Unavailable::NeedsExactlyOnce) {
             continue;
         }
         let book = node.observing.book();

@@ -124,7 +124,8 @@ impl Truth {
     pub fn appended(&mut self, draft: &Draft) {
         let sequence = match self.stamp {
             StampSource::Offset => Some(draft.offset as u64),
-            StampSource::Header => draft.sequence.filter(|_| draft.is_event()),
+            // What breaks a promise may be too late: nobody waits for it before it is an event.
+            StampSource::Header => draft.sequence.filter(|_| draft.is_event() && !draft.breaks),
             StampSource::Arrival => None,
         };
         if !draft.is_event() {
@@ -175,6 +176,9 @@ impl Truth {
         if stamp.path.is_empty() && !self.drops && cascade.events.is_none() {
             let all = reference::run([event], &self.scripts.cascade, |event| self.scripts.in_the_end(&event.event));
             cascade.events = Some(all.events as usize);
+        }
+        if !cascade.is_settled {
+            self.unsettled.insert(stamp.sequence);
         }
         self.open.insert(at, stamp);
     }
