@@ -6,6 +6,7 @@
 //! (protocol P16).
 
 pub mod book;
+mod came;
 mod cascades;
 #[cfg(test)]
 mod cost;

@@ -16,16 +16,13 @@ use super::runs::Runs;
 use super::times::Times;
 use crate::config::StampSource;
 use crate::counts::expand_runs;
-use crate::marks::{Finding, Marks};
+use crate::marks::Marks;
 use crate::planted::{self, Bug};
 use crate::proto;
 use crate::retry::{Letter, Retry};
 
 /// The bits of a sequence below its epoch.
-const EPOCH_SHIFT: u32 = 56;
-
-/// So many runs are told at once of what came.
-const KNOWN_AT_ONCE: usize = 1000;
+pub(super) const EPOCH_SHIFT: u32 = 56;
 
 /// Why nothing can be said of what is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,22 +158,6 @@ impl Book {
         self.samples.note(self.frontier_known(), self.horizon, at_ms);
     }
 
-    /// These became dead letters: as events, if they came before.
-    fn refused(&mut self, first: u64, length: u64) {
-        let gaps: Vec<_> = self.came.gaps(first, first.saturating_add(length)).collect();
-        gaps.into_iter().for_each(|(first, end)| self.broken.add(first, end - first));
-        self.came.add(first, length);
-    }
-
-    /// Lets marks count of which nothing is missing any more.
-    pub(super) fn count_marks(&mut self) {
-        let positions = &self.positions;
-        self.marks.count(|topic, partition, end, mark| {
-            let at = positions.get(&(topic.to_owned(), partition));
-            at.is_some_and(|at| at.position >= end && at.mark >= Some(mark))
-        });
-    }
-
     fn add_others(&mut self, first: u64, length: u64, counts: &proto::Counts, depth: u8) {
         for sequence in first..first.saturating_add(length) {
             self.add_other((sequence, counts.generation, counts.retry), depth, &counts.deltas);
@@ -225,15 +206,6 @@ impl Book {
         let is_open = self.epochs.last_key_value().is_some_and(|(number, _)| self.marked(*number).is_none());
         let unavailable = (is_open && frontier.is_none()).then_some(Unavailable::NeedsMark);
         Standing { frontier, received, unsettled, oldest_unsettled, oldest_since_ms, unavailable, entries, horizon }
-    }
-
-    /// The sequence behind the last that is known to come no more; `None` with `header` as long as no mark has counted
-    /// and no higher epoch has begun.
-    fn marked(&self, number: u8) -> Option<u64> {
-        let epoch = self.epochs.get(&number)?;
-        let behind = |mark: u64| (u64::from(number) << EPOCH_SHIFT).saturating_add(mark + 1);
-        let is_over = self.epochs.last_key_value().is_some_and(|(highest, _)| number < *highest);
-        if epoch.is_ordered || is_over { Some(epoch.end) } else { self.marks.counted(number).map(behind) }
     }
 
     /// F1. What lies between the end of an epoch and the next epoch is not waited for.
@@ -336,35 +308,6 @@ impl Book {
         self.retries.of(sequence, generation)
     }
 
-    /// Whether a root was received; `None` where that is not known any more.
-    fn is_received(&self, sequence: u64) -> Option<bool> {
-        match self.epochs.get(&((sequence >> EPOCH_SHIFT) as u8)).filter(|epoch| sequence < epoch.end) {
-            None => Some(false),
-            Some(epoch) if epoch.is_ordered => Some(true),
-            Some(_) => self.came.holds(sequence),
-        }
-    }
-
-    /// What can no longer come, with `header`.
-    pub fn marks(&self) -> &Marks {
-        &self.marks
-    }
-
-    /// What is known for good of `sequence` and of some behind it; `None` as long as it has not come as an event, and
-    /// still can.
-    pub fn known(&self, sequence: u64) -> Option<Finding> {
-        let run = self.came.run_of(sequence).map(|(_, end)| (sequence, end));
-        let events = |(first, end): (u64, u64)| self.broken.gaps(first, end);
-        if let Some((first, end)) = run.and_then(|run| events(run).next()).filter(|(first, _)| *first == sequence) {
-            return Some(Finding { first, last: end - 1, came: vec![(first, end)] });
-        }
-        let marked = self.marked((sequence >> EPOCH_SHIFT) as u8).filter(|marked| sequence < *marked)?;
-        let runs = run.into_iter().chain(self.came.within(sequence.saturating_add(1), marked));
-        let mut came: Vec<(u64, u64)> = runs.flat_map(events).take(KNOWN_AT_ONCE + 1).collect();
-        let beyond = if came.len() > KNOWN_AT_ONCE { came.pop() } else { None };
-        Some(Finding { first: sequence, last: beyond.map_or(marked, |(first, _)| first) - 1, came })
-    }
-
     /// Whether the cascade of a root is settled, its retries included: one that was not received as far as this was
     /// read is not. `None` where that cannot be known.
     pub fn is_settled(&self, sequence: u64, generation: u32) -> Option<bool> {
@@ -380,21 +323,6 @@ impl Book {
         self.positions.get(&(topic.to_owned(), partition)).map_or(0, |at| at.position)
     }
 
-    /// Everything received so far, as runs of first and last sequence; what is known never to come may be among it.
-    pub fn all(&self) -> Vec<(u64, u64)> {
-        let mut all = Vec::new();
-        for (number, epoch) in &self.epochs {
-            let base = u64::from(*number) << EPOCH_SHIFT;
-            // Above what is marked only what came: the rest is not received, and may never be.
-            let closed = self.marked(*number).unwrap_or(base);
-            let came = self.came.run_of(closed).map(|(_, end)| (closed, end));
-            let came = came.into_iter().chain(self.came.within(closed.saturating_add(1), epoch.end));
-            let runs = [(base, closed)].into_iter().chain(came.filter(|_| !epoch.is_ordered));
-            all.extend(runs.filter(|(first, end)| end > first).map(|(first, end)| (first, end - 1)));
-        }
-        all
-    }
-
     /// Whether everything of these sequences, first and last each, was received and is settled. The first that is
     /// not, if there is one: the very first where nothing is counted.
     pub fn first_unsettled(&self, ranges: &[(u64, u64)]) -> Option<u64> {
@@ -402,16 +330,7 @@ impl Book {
             return ranges.first().map(|(first, _)| *first);
         }
         ranges.iter().find_map(|&(first, last)| {
-            let epoch = self.epochs.get(&((last >> EPOCH_SHIFT) as u8));
-            let missing = match epoch {
-                Some(epoch) if epoch.is_ordered => (last >= epoch.end).then(|| first.max(epoch.end)),
-                Some(_) => {
-                    // What never came up to the mark never will.
-                    let open = self.marked((last >> EPOCH_SHIFT) as u8).map_or(first, |marked| first.max(marked));
-                    self.came.first_missing(open, last)
-                }
-                None => Some(first),
-            };
+            let missing = self.first_missing(first, last);
             self.originals.first_within(first, last).into_iter().chain(missing).min()
         })
     }

@@ -3,6 +3,7 @@
 //! Sequencers do here what [`crate::marks`] asks of them: each has read a prefix of progress of its own.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -65,6 +66,7 @@ struct System {
     progress: Vec<proto::Progress>,
     /// Of all progress: what an observer claims at the latest.
     book: Book,
+    frontier: Option<u64>,
     greatest: u64,
     promised: u64,
     pending: Vec<u64>,
@@ -87,6 +89,9 @@ impl System {
             self.progress.push(record);
         }
         let standing = self.book.standing();
+        assert!(standing.frontier >= self.frontier, "W1: from {:?} to {:?}", self.frontier, standing.frontier);
+        assert_eq!(self.book.horizon_due(1, Duration::ZERO), standing.frontier, "the horizon may follow, and no more");
+        self.frontier = standing.frontier;
         let Some(frontier) = standing.frontier else { return };
         assert!(self.pending.iter().all(|root| *root > frontier), "{frontier}: {:?}", self.pending);
         for sent in self.topic.iter().flatten() {
