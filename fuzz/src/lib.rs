@@ -22,6 +22,7 @@ mod product {
     pub mod marks;
     pub mod planted;
     pub mod proto;
+    pub mod retry;
     pub mod stamp;
     pub mod topics;
     pub mod api {

@@ -236,6 +236,23 @@ fn what_breaks_the_promise_is_a_dead_letter_and_a_copy_is_nothing() {
     app.verify();
 }
 
+/// C2: else it would be passed over, and nobody had ever handled an event of that sequence.
+#[test]
+fn what_is_mended_behind_the_mark_is_too_late() {
+    let app = App::start(|_| {});
+    app.append(0, event("a", "1", 1));
+    app.append(0, event("", "broken", 3));
+    app.append(1, mark("5"));
+    app.until_frontier(5);
+    app.append(2, event("b", "mended", 3));
+    app.append(2, event("a", "a copy", 1));
+    app.append(2, event("a", "6", 6));
+    app.until_received(6);
+    app.until_dead_letters(&[("empty_key", 0, 1), ("too_late", 2, 0)]);
+    assert_eq!((app.get("/api/v1/roots/3").0, app.get("/api/v1/keys/b").0), (200, 404));
+    app.verify();
+}
+
 /// P17.
 #[test]
 fn a_mark_that_cannot_be_is_a_dead_letter() {
