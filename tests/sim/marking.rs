@@ -15,6 +15,7 @@ use tidegate::progress::{self, Told};
 
 use super::checks::{partitions, progress_records, read, settled};
 use super::node::Node;
+use super::observing::is_snapshot;
 use super::sometimes::{self, reached};
 use super::timeline::note;
 use super::world::World;
@@ -64,16 +65,17 @@ fn takes_marks(world: &World) -> bool {
     (config.source.stamp, config.processing.guarantee) == (StampSource::Header, Guarantee::ExactlyOnce)
 }
 
-/// Whether every observer has read all of progress, and no mark waits. Who has not looks once more.
+/// Whether every observer has read all of progress but for snapshots, and no mark waits. Who has not looks once more.
 pub fn is_done(world: &mut World) -> bool {
     if !takes_marks(world) {
         return true;
     }
     let of = TopicPartition::new(&world.plan.topics.progress, 0);
-    let high = world.log().watermarks(&of).unwrap().high;
     let mut all = true;
     for place in 0..world.nodes.len() {
-        if world.nodes[place].observing.position() < high {
+        let (position, log) = (world.nodes[place].observing.position(), &world.log().inner);
+        let is_deleted = position < log.watermarks(&of).unwrap().low;
+        if is_deleted || read(log, &of, position).iter().any(|record| !is_snapshot(&record.headers)) {
             settled::one_look(world, place);
             all = false;
         }
