@@ -346,7 +346,7 @@ impl Stuck {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::sync::Arc;
 
     use super::*;
@@ -372,6 +372,26 @@ mod tests {
         log.append(Append { to: of.clone(), records }).unwrap();
     }
 
+    /// A reading that tells nobody of anything.
+    fn reading<'a>(observer: &'a Observer, log: &'a dyn Log, of: TopicPartition) -> Reading<'a> {
+        Reading {
+            observer,
+            log,
+            of,
+            writer: "me".into(),
+            every: 10,
+            runs_per_part: 100,
+            writes: &|| false,
+            purges: false,
+            announcing: None,
+            tell_horizon: &|_| {},
+            marks: &|_, _| {},
+            report: &|_| {},
+            crowded: &|_| {},
+            stopping: &|| false,
+        }
+    }
+
     /// Reads until `received` is.
     fn read_until(log: &dyn Log, of: &TopicPartition, writes: bool, received: u64) -> (Standing, Option<String>) {
         let observer = Observer::default();
@@ -384,22 +404,8 @@ mod tests {
         let report = |error: Option<LogError>| {
             *failed.lock().unwrap() = error.map(|error| error.to_string());
         };
-        let reading = Reading {
-            observer: &observer,
-            log,
-            of: of.clone(),
-            writer: "me".into(),
-            every: 10,
-            runs_per_part: 100,
-            writes: &|| writes,
-            purges: true,
-            announcing: None,
-            tell_horizon: &|_| {},
-            marks: &|_, _| {},
-            report: &report,
-            crowded: &|_| {},
-            stopping: &stopping,
-        };
+        let quiet = reading(&observer, log, of.clone());
+        let reading = Reading { writes: &|| writes, purges: true, report: &report, stopping: &stopping, ..quiet };
         reading.run();
         let failed = failed.lock().unwrap().take();
         (observer.standing(), failed)
@@ -422,6 +428,29 @@ mod tests {
         assert_eq!((standing.frontier, standing.unsettled, failed), (Some(98), 1, None));
     }
 
+    /// Source partitions wait to hear how far progress was read (M1 of marks).
+    #[test]
+    fn it_tells_how_far_it_has_read_also_where_there_is_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, of) = log(folder.path());
+        let (observer, told) = (Observer::default(), RefCell::new(Vec::new()));
+        let marks = |position, _| told.borrow_mut().push(position);
+        let follow = |place: &mut Place, writes: bool, steps: usize| {
+            let quiet = reading(&observer, &log, of.clone());
+            let reading = Reading { writes: &|| writes, purges: true, marks: &marks, ..quiet };
+            (0..steps).for_each(|_| reading.step(place).unwrap());
+            told.take()
+        };
+        let mut place = Place::default();
+        assert_eq!(follow(&mut place, false, 3), [0]);
+        (0..11).for_each(|n| tell(&log, &of, n));
+        let end = log.watermarks(&of).unwrap().high;
+        assert_eq!(follow(&mut place, true, 1), [end], "and a snapshot is written");
+        assert_eq!(follow(&mut place, true, 3), [end + 1], "what lies below it is deleted");
+        assert_eq!(log.watermarks(&of).unwrap().low, end);
+        assert_eq!(follow(&mut Place::default(), false, 2), [end, end + 1], "it begins with the snapshot");
+    }
+
     #[test]
     fn what_stands_before_a_record_that_cannot_be_read_is_counted_once() {
         let folder = tempfile::tempdir().unwrap();
@@ -431,22 +460,7 @@ mod tests {
         records.push(NewRecord { value: Some("of a later version".into()), ..records[0].clone() });
         log.append(Append { to: of.clone(), records }).unwrap();
         let observer = Observer::default();
-        let reading = Reading {
-            observer: &observer,
-            log: &log,
-            of,
-            writer: "me".into(),
-            every: 10,
-            runs_per_part: 100,
-            writes: &|| false,
-            purges: false,
-            announcing: None,
-            tell_horizon: &|_| {},
-            marks: &|_, _| {},
-            report: &|_| {},
-            crowded: &|_| {},
-            stopping: &|| false,
-        };
+        let reading = reading(&observer, &log, of);
         let mut place = Place::default();
         for _ in 0..3 {
             assert!(reading.step(&mut place).is_err());
