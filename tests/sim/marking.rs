@@ -26,6 +26,7 @@ impl Node {
         if position >= self.known {
             self.known = position;
             self.step(Input::Marks(position, marks), clock::now());
+            self.last_turn = None;
         }
     }
 
@@ -60,7 +61,8 @@ impl Node {
     }
 }
 
-fn takes_marks(world: &World) -> bool {
+/// Whether engines wait for what is told of marks.
+pub fn takes_marks(world: &World) -> bool {
     let config = &world.plan.config;
     (config.source.stamp, config.processing.guarantee) == (StampSource::Header, Guarantee::ExactlyOnce)
 }

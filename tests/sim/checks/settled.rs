@@ -15,6 +15,7 @@ use tidegate::log::{Log, LogError, TopicPartition};
 use tidegate::stamp::Stamp;
 
 use crate::bugs::Bug;
+use crate::marking;
 use crate::node::Node;
 use crate::sometimes::{self, reached};
 use crate::timeline::note;
@@ -60,11 +61,14 @@ impl Settled {
 
 /// After each step: perhaps somebody looks, and what was told has to hold.
 pub fn look(world: &mut World) {
+    let waits = marking::takes_marks(world);
     let settled = &mut world.settled;
     if settled.is_off {
         return;
     }
-    if settled.rng.u32(..settled.seldom) == 0 && !world.nodes.is_empty() {
+    // Engines wait for what is told of marks.
+    let seldom = if waits { settled.seldom.min(4) } else { settled.seldom };
+    if settled.rng.u32(..seldom) == 0 && !world.nodes.is_empty() {
         let place = settled.rng.usize(..world.nodes.len());
         if world.nodes[place].frozen.is_none() {
             one_look(world, place);
