@@ -109,6 +109,7 @@ pub fn late(world: &World) -> BTreeSet<(i32, i64)> {
 }
 
 /// F1: what some prefix of progress tells as final does not change behind it, and in the end every mark has counted.
+/// V2: no position acknowledges a mark that was not told before.
 pub fn check(world: &World) {
     if !takes_marks(world) {
         return;
@@ -122,6 +123,12 @@ pub fn check(world: &World) {
             let first = expand_runs(&counts.runs).next().map(|(first, _)| first);
             assert!(first > last, "F1: at {offset} of progress {first:?} is pending or done, and {last:?} was final");
         }
+        let told = book.marks().greatest(0);
+        let acknowledged = progress.source_positions.iter().filter_map(|at| at.mark).max();
+        assert!(
+            acknowledged <= told,
+            "V2: at {offset} of progress {acknowledged:?} is acknowledged, told was {told:?}"
+        );
         book.take(&progress, 0);
         let frontier = book.standing().frontier;
         assert!(frontier >= last, "W1: the frontier goes back at {offset} of progress from {last:?} to {frontier:?}");

@@ -149,6 +149,8 @@ pub struct Workload {
     pub retried: BTreeMap<Stamp, u32>,
     /// Some of them were, although they had been before: then what they lead to is there more than once.
     pub forced: bool,
+    /// So many records are appended at once, at most.
+    pub burst: usize,
     stamp: StampSource,
 }
 
@@ -341,10 +343,14 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
     }
     order.sort_by_key(|(place, _)| *place);
     let mut records = order.into_iter().map(|(_, draft)| draft).collect();
+    let mut burst = 20;
     if stamp == StampSource::Header && rng.u32(..4) > 0 {
-        promise(rng, scripts, &mut records, partitions);
+        // Where they come slowly marks count while records still come, and copies among them.
+        burst = [1, 2, 20][rng.usize(..3)];
+        let copies = if burst == 20 { 2 } else { 8 };
+        promise(rng, scripts, &mut records, partitions, copies);
     }
-    Workload { records, expected: Expected::default(), retried: BTreeMap::new(), forced: false, stamp }
+    Workload { records, expected: Expected::default(), retried: BTreeMap::new(), forced: false, burst, stamp }
 }
 
 /// What a header says, where it is a sequence and no mistake.
@@ -353,9 +359,11 @@ fn sequence_of(draft: &Draft) -> Option<u64> {
     draft.sequence.filter(|_| !is_none && draft.mark.is_none())
 }
 
-/// Puts marks between the records, each as high as the records behind it allow, and some records that break a promise.
-fn promise(rng: &mut Rng, scripts: &Scripts, records: &mut Vec<Draft>, partitions: i32) {
+/// Puts marks between the records, each as high as the records behind it allow, soon after some of them a copy of what
+/// came before, and some records that break a promise.
+fn promise(rng: &mut Rng, scripts: &Scripts, records: &mut Vec<Draft>, partitions: i32, copies: usize) {
     let all: BTreeSet<u64> = records.iter().filter_map(sequence_of).collect();
+    let mut taken = all.clone();
     let mut place = 1;
     while place < records.len() {
         place += rng.usize(1..30);
@@ -371,8 +379,14 @@ fn promise(rng: &mut Rng, scripts: &Scripts, records: &mut Vec<Draft>, partition
             place,
             Draft { partition, offset: 0, record, what, sequence: None, mark: Some(mark), breaks: false },
         );
-        let broken = mark.checked_sub(rng.u64(..8)).filter(|sequence| !all.contains(sequence));
+        for _ in 0..rng.usize(..copies) {
+            let again = records[rng.usize(..place)].clone();
+            let (partition, at) = (rng.i32(0..partitions), rng.usize(place + 1..=records.len().min(place + 4)));
+            records.insert(at, Draft { partition, ..again });
+        }
+        let broken = mark.checked_sub(rng.u64(..8)).filter(|sequence| !taken.contains(sequence));
         if let Some(sequence) = broken.filter(|_| rng.bool()) {
+            taken.insert(sequence);
             let (mut record, event) = sound(rng, scripts.keys);
             record.headers = vec![(SEQUENCE.to_owned(), Bytes::from(sequence.to_string()))];
             let (partition, at) = (rng.i32(0..partitions), rng.usize(place + 1..=records.len()));

@@ -390,7 +390,7 @@ impl World {
 
     fn append(&mut self) {
         let left = self.workload.records.len() - self.appended;
-        let count = self.rng.usize(1..=left.min(20));
+        let count = self.rng.usize(1..=left.min(self.workload.burst));
         let log = Arc::clone(&self.log().inner);
         for draft in &mut self.workload.records[self.appended..self.appended + count] {
             let to = TopicPartition::new(&self.plan.topics.sources[0], draft.partition);

@@ -44,7 +44,7 @@ impl Settled {
     /// Nothing was told. What `rng` gives to others stays the same.
     pub fn new(rng: &Rng) -> Settled {
         let mut rng = Rng::with_seed(rng.clone().u64(..) ^ 0x5e77_1ed0);
-        let (seldom, restarts) = ([1, 2, 4, 16, 64][rng.usize(..5)], [50, 300][rng.usize(..2)]);
+        let (seldom, restarts) = ([1, 2, 4, 16, 64, 200][rng.usize(..6)], [50, 300][rng.usize(..2)]);
         Settled { rng, seldom, restarts, told: BTreeMap::new(), frontier: None, is_off: false }
     }
 
@@ -67,7 +67,7 @@ pub fn look(world: &mut World) {
         return;
     }
     // Engines wait for what is told of marks.
-    let seldom = if waits { settled.seldom.min(4) } else { settled.seldom };
+    let seldom = if waits { settled.seldom.min(64) } else { settled.seldom };
     if settled.rng.u32(..seldom) == 0 && !world.nodes.is_empty() {
         let place = settled.rng.usize(..world.nodes.len());
         if world.nodes[place].frozen.is_none() {
