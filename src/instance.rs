@@ -9,6 +9,7 @@ pub mod calls;
 pub mod commit;
 pub mod engine;
 mod crowd;
+mod forgetting;
 mod housekeeping;
 mod keeping;
 pub mod judging;

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select_biased, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased, unbounded};
 
 use super::StartError;
 use super::calls::{Finished, RuntimeCalls};
 use super::commit::{Committer, Current, Mark, Means, Setup, Work};
 use super::engine::{Effect, Engine, Flush, Input, Opened, Question, Rest, Setting, Sweep};
+use super::forgetting::Forgetting;
 use super::judging::Judge;
 use super::observer::Observer;
 use super::opening::{OpenError, Opener};
@@ -334,13 +335,20 @@ enum StoreWork {
 fn spawn_flusher(inputs: Sender<Input>) -> (Sender<StoreWork>, JoinHandle<()>) {
     let (works_in, works) = unbounded();
     let work = move || {
-        for work in works {
-            let done = match work {
-                StoreWork::Flush(flush) => write(flush),
-                StoreWork::Sweep(sweep) => sweep.carry_out(),
+        let mut forgetting = Forgetting::default();
+        loop {
+            let done = match works.recv_timeout(LOOK) {
+                Ok(StoreWork::Flush(flush)) => {
+                    forgetting.begins(&flush, clock::now());
+                    Some(write(flush))
+                }
+                Ok(StoreWork::Sweep(sweep)) => Some(sweep.carry_out()),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
             };
             // Where the engine is gone nobody needs the answer.
-            let _ = inputs.send(done);
+            done.map(|done| inputs.send(done));
+            forgetting.go_on(clock::now());
         }
     };
     let thread = thread::Builder::new().name("flusher".into()).spawn(work).expect("the process can start a thread");

@@ -54,6 +54,15 @@ fn without_anything(folder: &Path, instance: &Running) {
     verify(folder);
 }
 
+fn the_store_says_so(instance: &Running) {
+    eventually("the store says so", || {
+        let (_, page) = instance.get_text("/metrics");
+        // What a store says of itself counts, too.
+        let entries = page.lines().find_map(|line| line.strip_prefix("tidegate_store_entries ")?.parse().ok());
+        entries.filter(|entries: &f64| *entries < 30.0)
+    });
+}
+
 #[test]
 fn keys_that_were_added_and_removed_leave_nothing() {
     let folder = tempdir().unwrap();
@@ -69,6 +78,7 @@ fn keys_that_were_added_and_removed_leave_nothing() {
     assert_eq!(instance.command(&["frontier"]).ok(), told);
     let (_, page) = instance.get_text("/metrics");
     assert!(page.contains("tidegate_horizon_sequence 599"), "{page}");
+    the_store_says_so(&instance);
 
     // The same after a kill, from the store; after another one, from the changelog; and a key can come again.
     instance.kill();
@@ -80,12 +90,7 @@ fn keys_that_were_added_and_removed_leave_nothing() {
     without_anything(folder.path(), &instance);
     instance.send(&lines(7..8, "ADD"));
     assert_eq!(instance.holds("k7", "ADD")["stamp"], json!("600"));
-    eventually("the store says so", || {
-        let (_, page) = instance.get_text("/metrics");
-        // What a store says of itself counts, too.
-        let entries = page.lines().find_map(|line| line.strip_prefix("tidegate_store_entries ")?.parse().ok());
-        entries.filter(|entries: &f64| *entries < 30.0)
-    });
+    the_store_says_so(&instance);
     instance.kill();
     for topic in ["tidegate-state-changelog", "out"] {
         let mut last = last(folder.path(), topic, 4);
