@@ -8,7 +8,7 @@ CARGO_FLAGS := --release --locked
 BENCH_ARGS ?=
 FLOOR_ARGS ?=
 
-.PHONY: help demo build test simulate planted chaos settled lint bench bench-restore fuzz clean-data
+.PHONY: help demo build test simulate planted chaos settled markers lint bench bench-restore fuzz clean-data
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -40,6 +40,10 @@ chaos: ## kill and freeze instances on a real Kafka, CHAOS=kills,freezes,restart
 settled: ## wait for cascades on a real Kafka while instances die, SETTLED=cascades,seed
 	@scripts/install-deps.sh test
 	TIDEGATE_SETTLED=$(SETTLED) cargo test $(CARGO_FLAGS) --test kafka -- --ignored --nocapture settled::long
+
+markers: ## add and remove keys on a real Kafka, MARKERS=keys, and see what is left
+	@scripts/install-deps.sh test
+	TIDEGATE_MARKERS=$(MARKERS) cargo test $(CARGO_FLAGS) --test kafka -- --ignored --nocapture markers::long
 
 lint: ## formatting and clippy, warnings are errors
 	@scripts/install-deps.sh lint

@@ -169,6 +169,14 @@ impl Broker {
         format!("127.0.0.1:{port}")
     }
 
+    /// How much of its disk the records of a partition take.
+    pub fn bytes_of(&self, topic: &str, partition: i32) -> u64 {
+        let files = std::fs::read_dir(self.path().join(format!("data/{topic}-{partition}"))).expect("its folder");
+        let segments = files.flatten().filter(|file| file.path().extension().is_some_and(|it| it == "log"));
+        // The cleaner may have removed one meanwhile.
+        segments.filter_map(|segment| segment.metadata().ok()).map(|found| found.len()).sum()
+    }
+
     /// What the broker has printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("broker.log")).unwrap_or_default()

@@ -7,6 +7,7 @@ mod chaos;
 mod cluster;
 mod kit;
 mod log;
+mod markers;
 mod members;
 mod outage;
 mod rights;
