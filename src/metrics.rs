@@ -36,6 +36,7 @@ const STORE_BYTES: &str = "tidegate_store_bytes";
 const STORES_REBUILT: &str = "tidegate_stores_rebuilt_total";
 const STORE_FLUSH_DURATION: &str = "tidegate_store_flush_duration_seconds";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
+const DEAD_LETTERS_RETRIED: &str = "tidegate_dead_letters_retried_total";
 const END_TO_END_LATENCY: &str = "tidegate_end_to_end_latency_seconds";
 const FRONTIER: &str = "tidegate_frontier_sequence";
 const UNSETTLED_ROOTS: &str = "tidegate_unsettled_roots";
@@ -62,6 +63,7 @@ const HELP: &[(&str, &str)] = &[
     (STORES_REBUILT, "Local stores that were set aside, damaged or not to be trusted, and rebuilt."),
     (STORE_FLUSH_DURATION, "Duration of writing a committed batch into the local store."),
     (DEAD_LETTERS, "Records and events that could not be handled, by cause."),
+    (DEAD_LETTERS_RETRIED, "Dead letters that are handled once more, as it was asked for."),
     (END_TO_END_LATENCY, "From the timestamp of the primary event's record to the commit of an event of its cascade."),
     (BUILD_INFO, "Constant 1; the labels tell the version."),
 ];
@@ -131,6 +133,7 @@ struct Meters {
     renderer: Renderer,
     processed: [Counter; 4],
     children: Counter,
+    dead_letters_retried: Counter,
     depth: Histogram,
     handler_duration: Histogram,
     in_flight: Gauge,
@@ -203,6 +206,7 @@ impl Meters {
             renderer: Renderer { handle, process },
             processed,
             children: counter(CHILDREN_SPAWNED),
+            dead_letters_retried: counter(DEAD_LETTERS_RETRIED),
             depth: histogram(CASCADE_DEPTH),
             handler_duration: histogram(HANDLER_DURATION),
             in_flight: gauge(IN_FLIGHT_EVENTS),
@@ -433,6 +437,13 @@ pub fn store_flushed(duration: Duration) {
 /// `n` dead letters of one cause (`tidegate_cause`, a stable word).
 pub fn dead_letters(cause: &str, n: u64) {
     add(DEAD_LETTERS, "cause", cause, n);
+}
+
+/// It is committed that `n` dead letters are handled once more.
+pub fn dead_letters_retried(n: u64) {
+    if let Some(meters) = meters() {
+        meters.dead_letters_retried.increment(n);
+    }
 }
 
 /// `n` events were committed this long after the timestamp of their root's source record.

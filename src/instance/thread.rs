@@ -347,7 +347,7 @@ fn spawn_flusher(inputs: Sender<Input>) -> (Sender<StoreWork>, JoinHandle<()>) {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             // Where the engine is gone nobody needs the answer.
-            done.map(|done| inputs.send(done));
+            let _ = done.is_none_or(|done| inputs.send(done).is_ok());
             forgetting.go_on(clock::now());
         }
     };

@@ -161,6 +161,7 @@ fn the_command_line_previews_a_selection_and_retries_it() {
     assert_eq!(told(&["--all", "--execute"]), executed(40, 7));
     assert_eq!(told(&["--all", "--execute"]), executed(0, 47));
     assert_eq!(told(&["--all"])["already_retried"], 47);
+    assert!(instance.get_text("/metrics").1.contains("tidegate_dead_letters_retried_total 47"));
     for n in 0..40 {
         assert_eq!(instance.holds(&format!("r-{n}-child"), "ADD")["value"], "of x");
     }
@@ -175,6 +176,35 @@ fn the_command_line_previews_a_selection_and_retries_it() {
     for wrong in [&["0", "1"][..], &["--all", "--cause", "rejected"], &[], &["0:1", "--execute"], &["--execute"]] {
         instance.command(&[&["dead-letters", "retry"], wrong].concat()).failed(2);
     }
+}
+
+/// What had outdone it may be forgotten: it is not sent with its stamp any more, but as a new event.
+#[test]
+fn what_the_horizon_has_passed_is_sent_only_as_new() {
+    let folder = tempdir().unwrap();
+    let at_once = ["--set", "state.marker_retention=0s"];
+    let instance = Running::start(folder.path(), &at_once);
+    let found = letters(&instance, &[rejected("a", "old"), event("a", "newer"), rejected("b", "old")], 2);
+    eventually("the horizon has passed them", || {
+        let (_, standing) = instance.get("/api/v1/frontier");
+        (standing["horizon"] == 2).then_some(())
+    });
+    refused(&instance, of(&found, "a"), "", "before_horizon");
+    refused(&instance, of(&found, "a"), "?force=true", "before_horizon");
+    let (_, answer) = retry(&instance, of(&found, "a"), "");
+    assert!(answer["error"]["hint"].as_str().unwrap().contains("as=new"), "{answer}");
+    let said = instance.command(&["dead-letters", "retry", "--all", "--execute"]).ok();
+    assert!(said.contains("before the horizon") && said.contains("--as-new"), "{said}");
+    assert!(list(&instance).iter().all(|letter| letter["retried"] == false));
+    assert_eq!(instance.get("/api/v1/keys/a").1["value"], "newer");
+
+    let (status, answer) = retry(&instance, of(&found, "a"), "?as=new");
+    assert_eq!((status, &answer["stamp"]), (202, &json!("3")), "{answer}");
+    // It is another event, and is rejected as that.
+    let letters = eventually("the new event is handled", || Some(list(&instance)).filter(|found| found.len() == 3));
+    let is_retried = |stamp: &str| letters.iter().find(|letter| letter["stamp"] == stamp).unwrap()["retried"] == true;
+    assert_eq!(["0", "2", "3"].map(is_retried), [true, false, false]);
+    verify(folder.path(), &at_once);
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl Composition {
 
     fn tell(self) {
         for (retries, answer) in self.accepted {
+            metrics::dead_letters_retried(retries.len() as u64);
             let _ = answer.send(Accepted::Committed(retries));
         }
         for outcome in [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate, Outcome::Rejected] {

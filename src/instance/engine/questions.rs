@@ -18,6 +18,7 @@ use crate::log::TopicPartition;
 use crate::planted::{self, Bug};
 use crate::store::Store;
 use crate::task::Task;
+use crate::task::queue::Doing;
 use crate::topics::partition_of;
 
 /// The most entries above a store that one listing takes along; more than a page has.
@@ -175,7 +176,9 @@ impl<C: Calls> Engine<C> {
         let mut found = Places::default();
         for (partition, task) in &self.tasks {
             found.partitions.insert(*partition);
-            let of_root = task.queue.all().filter(|(_, queued)| queued.event.stamp.sequence == root);
+            let beginning = task.beginning.values().map(|(queued, _)| (Doing::Waiting, queued));
+            let all = task.queue.all().chain(beginning);
+            let of_root = all.filter(|(_, queued)| queued.event.stamp.sequence == root);
             found.places.extend(of_root.map(|(doing, queued)| Place {
                 partition: *partition,
                 key: queued.event.event.key.clone(),
