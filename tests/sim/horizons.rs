@@ -1,7 +1,8 @@
 //! What engines hear of the horizon, and who announces it.
 //!
 //! Each engine reads `<app>-progress` by itself, in portions, and some announce: also late, also twice, also from one that
-//! owns nothing (W4). Now and then a retry is open for a while. All of it is drawn from numbers of its own.
+//! owns nothing (W4). Where no dead letters are retried some retry is open for a while now
+//! and then. All of it is drawn from numbers of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub struct Horizons {
 
 /// What the rules say of announcements, in few words (V1, V2).
 #[derive(Debug, Default)]
-struct Model {
+pub struct Model {
     position: i64,
     open: BTreeMap<(u64, u32), i64>,
     /// From which position on which horizon is valid.
@@ -57,7 +58,8 @@ struct Model {
 }
 
 impl Model {
-    fn take(&mut self, offset: i64, progress: &proto::Progress) {
+    /// Takes the next record.
+    pub fn take(&mut self, offset: i64, progress: &proto::Progress) {
         for counts in progress.counts.iter().filter(|counts| counts.retry > 0) {
             for (first, length) in counts::expand_runs(&counts.runs) {
                 for root in first..first + length {
@@ -75,7 +77,8 @@ impl Model {
         }
     }
 
-    fn at(&self, position: i64) -> Option<u64> {
+    /// The horizon that everything below a position leads to.
+    pub fn at(&self, position: i64) -> Option<u64> {
         self.valid.range(..=position).next_back().map(|(_, horizon)| *horizon)
     }
 }
@@ -100,6 +103,7 @@ pub fn look(world: &mut World) {
     if world.nodes[place].frozen.is_none() {
         read_on(world, place);
     }
+    let has_retries = world.has_retries;
     let Some(horizons) = &mut world.horizons else { return };
     match horizons.rng.u32(..40) {
         0..8 => announce(world, place),
@@ -107,7 +111,7 @@ pub fn look(world: &mut World) {
             let announced = horizons.late.swap_remove(horizons.rng.usize(..horizons.late.len()));
             append_horizon(world, announced);
         }
-        12 if horizons.retries < 5 => open(world, place),
+        12 if horizons.retries < 5 && !has_retries => open(world, place),
         13..15 if !horizons.open.is_empty() => close(world),
         _ => {}
     }
@@ -146,9 +150,11 @@ fn read_on(world: &mut World, place: usize) {
     let node = &mut nodes[place];
     let mut reader = log.reader(&of, node.watch.position, Isolation::ReadCommitted, true).unwrap();
     let mut records = reader.next(Duration::ZERO).unwrap();
-    if !records.is_empty() && horizons.rng.bool() {
-        records.truncate(horizons.rng.usize(1..=records.len()));
+    let all = records.len();
+    if all > 0 && horizons.rng.bool() {
+        records.truncate(horizons.rng.usize(1..=all));
     }
+    let is_whole = records.len() == all;
     let before = node.watch.book.horizon();
     for record in records {
         let (offset, at_ms) = (record.offset, record.timestamp_ms);
@@ -156,6 +162,10 @@ fn read_on(world: &mut World, place: usize) {
             node.watch.book.take(&progress, at_ms);
         }
         node.watch.position = offset + 1;
+    }
+    if is_whole {
+        // Behind the last record there may be ends of transactions.
+        node.watch.position = reader.position();
     }
     let horizon = node.watch.book.horizon();
     assert_eq!(horizon, horizons.model.at(node.watch.position), "P19: the horizon of {}", node.name);

@@ -189,6 +189,30 @@ pub static KINDS: &[Kind] = &[
         stamp: StampSource::Arrival,
         ..CALM
     },
+    // … and where marks tell what is final, …
+    Kind {
+        name: "header-horizon",
+        seeds: 20,
+        faults: MOVES,
+        bad_commits: 5,
+        late_markers: 15,
+        deletes: true,
+        nodes: 2,
+        stamp: StampSource::Header,
+        ..CALM
+    },
+    // V3, P19, P20: … and while dead letters are retried: an open retry holds the horizon, or is overtaken by it.
+    Kind {
+        name: "retries-horizon",
+        seeds: 20,
+        faults: MOVES,
+        bad_commits: 5,
+        late_markers: 15,
+        deletes: true,
+        nodes: 2,
+        retries: 20,
+        ..CALM
+    },
     // The gate's third policy: what comes too late is consumed without a call and without children.
     Kind {
         name: "drop",

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::bugs::{Bug, Planted};
 use super::checks::{progress_records, read};
+use super::horizons::Model;
 use super::node::Node;
 use super::sometimes::{self, reached};
 use super::timeline::note;
@@ -43,6 +44,7 @@ impl Reading {
         match verdict {
             None if planted.is(Bug::RetryUnread) => Some(Verdict::Counts),
             Some(Verdict::Second) if planted.is(Bug::SecondRetried) => Some(Verdict::Counts),
+            Some(Verdict::Overtaken) if planted.is(Bug::OvertakenRetried) => Some(Verdict::Counts),
             verdict => verdict,
         }
     }
@@ -189,14 +191,19 @@ impl World {
         assert!(self.retries.asked.is_empty(), "R1: somebody waits for ever for {} retries", self.retries.asked.len());
         let of = TopicPartition::new(&self.plan.topics.progress, 0);
         let (mut letters_sent, mut ids, mut nonces) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut counting = Vec::new();
+        let (mut counting, mut overtaken, mut horizons) = (Vec::new(), Vec::new(), Model::default());
         for record in progress_records(self) {
+            let offset = record.offset;
             let Told::Counts(told) = progress::read(&of, record).expect("it can be read") else { continue };
+            horizons.take(offset, &told);
             for retry in told.retries {
                 nonces.insert(retry.nonce);
                 let letter = (retry.partition, retry.offset);
                 if letters_sent.contains(&letter) && !retry.forced {
                     reached(sometimes::RETRY_SECOND);
+                } else if horizons.at(offset) >= Some(retry.sequence) {
+                    reached(sometimes::RETRY_OVERTAKEN);
+                    overtaken.push(retry);
                 } else if !ids.insert((retry.sequence, retry.generation, retry.number)) {
                     reached(sometimes::RETRY_TAKEN);
                 } else {
@@ -209,8 +216,13 @@ impl World {
         assert_eq!(lost, None, "R1: a retry was said to be committed and is not");
         let stamps: BTreeMap<Letter, Stamp> =
             letters(self).into_iter().map(|(letter, event)| (letter, event.stamp)).collect();
-        for proto::Retry { partition, offset, forced, .. } in counting {
-            let stamp = stamps[&Letter { partition, offset }].clone();
+        let stamp_of = |retry: &proto::Retry| {
+            let letter = Letter { partition: retry.partition, offset: retry.offset };
+            stamps[&letter].clone()
+        };
+        self.workload.overtaken = overtaken.iter().map(stamp_of).collect();
+        for retry in counting {
+            let (stamp, forced) = (stamp_of(&retry), retry.forced);
             reached(sometimes::RETRIED);
             *self.workload.retried.entry(stamp).or_default() += 1;
             self.workload.forced |= forced;

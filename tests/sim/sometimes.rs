@@ -68,6 +68,7 @@ pub const PURGED: &str = "what lies below a snapshot is deleted";
 pub const RETRIED: &str = "a dead letter is retried";
 pub const RETRY_LATE: &str = "an event of a retry comes too late";
 pub const RETRY_SECOND: &str = "a second retry of a dead letter does not count";
+pub const RETRY_OVERTAKEN: &str = "a retry is told when the horizon has passed its event";
 pub const RETRY_TAKEN: &str = "two retries of one cascade want the same number";
 pub const RETRY_MOVED: &str = "a retry is handled elsewhere than where it was accepted";
 
@@ -128,6 +129,7 @@ const OTHERS: &[&str] = &[
     RETRIED,
     RETRY_LATE,
     RETRY_SECOND,
+    RETRY_OVERTAKEN,
     RETRY_TAKEN,
     RETRY_MOVED,
 ];

@@ -147,6 +147,8 @@ pub struct Workload {
     pub expected: Expected,
     /// How often dead letters of an event were retried; known at the end.
     pub retried: BTreeMap<Stamp, u32>,
+    /// The events of retries that the horizon had overtaken.
+    pub overtaken: Vec<Stamp>,
     /// Some of them were, although they had been before: then what they lead to is there more than once.
     pub forced: bool,
     /// So many records are appended at once, at most.
@@ -240,6 +242,8 @@ impl Workload {
         });
         assert_eq!(reference.events as usize, events.len());
         assert!(events.is_sorted(), "S1: the reference takes events in the order of their stamps");
+        let overtaken = self.overtaken.iter().map(|stamp| format!("event {stamp} {}", Cause::BeforeHorizon));
+        dead_letters.extend(overtaken);
         dead_letters.sort();
         self.forgive_doubles(&mut dead_letters);
         self.expected = Expected { state: reference.state, events, dead_letters };
@@ -350,7 +354,15 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
         let copies = if burst == 20 { 2 } else { 8 };
         promise(rng, scripts, &mut records, partitions, copies);
     }
-    Workload { records, expected: Expected::default(), retried: BTreeMap::new(), forced: false, burst, stamp }
+    Workload {
+        records,
+        expected: Expected::default(),
+        retried: BTreeMap::new(),
+        overtaken: Vec::new(),
+        forced: false,
+        burst,
+        stamp,
+    }
 }
 
 /// What a header says, where it is a sequence and no mistake.

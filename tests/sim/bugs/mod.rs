@@ -152,6 +152,8 @@ bugs! {
     RetryUnread: "P20, R2" in ["retries", "retries-moves"],
     /// A second retry of a dead letter is handled like the first.
     SecondRetried: "P20, V1" in ["retries", "retries-moves"],
+    /// A retry that the horizon has overtaken is handled all the same.
+    OvertakenRetried: "P19, P20, V3" in ["retries-horizon"],
 
     // The store and its restore.
 
