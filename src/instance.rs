@@ -41,7 +41,7 @@ use crate::config::Config;
 use crate::frontier::snapshot::RUNS_PER_PART;
 use crate::handler::DynHandler;
 use crate::log::{Log, LogError, TopicPartition};
-use crate::marks::Marks;
+use crate::marks::Known;
 use crate::metrics;
 use crate::store::Stores;
 use crate::topics::Topics;
@@ -337,9 +337,9 @@ impl Starter {
                 threads.horizon_is(horizon);
             }
         };
-        let marks = |position, marks: Marks| {
+        let known = |known: Known| {
             if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.marks_are(position, &marks);
+                threads.hear(&known);
             }
         };
         let reading = Reading {
@@ -353,7 +353,7 @@ impl Starter {
             purges: shared.config.processing.repartition_purge.is_some(),
             announcing: Announcing::of(&shared.config),
             tell_horizon: &tell_horizon,
-            marks: &marks,
+            known: &known,
             report: &report,
             crowded: &|is_crowded| {
                 if let Some(threads) = locked(&shared.engine).as_ref() {

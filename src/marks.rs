@@ -40,6 +40,17 @@ pub struct Marks {
     pending: VecDeque<Pending>,
 }
 
+/// What an engine hears of progress: all that was told below a position.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The position.
+    pub position: i64,
+    /// What can no longer come.
+    pub marks: Marks,
+    /// The greatest sequence received, with the epoch.
+    pub received: Option<u64>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pending {
     sequence: u64,

@@ -191,9 +191,14 @@ impl Book {
         self.positions.insert((at.topic.clone(), at.partition), at.clone());
     }
 
+    /// The greatest sequence received, with the epoch.
+    pub fn received_last(&self) -> Option<u64> {
+        self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end))
+    }
+
     /// How far the application is.
     pub fn standing(&self) -> Standing {
-        let received = self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end));
+        let received = self.received_last();
         let unsettled = self.originals.roots();
         if self.uncounted {
             let unavailable = Some(Unavailable::NeedsExactlyOnce);

@@ -39,7 +39,7 @@ use crate::event::DecodeError;
 use crate::frontier;
 use crate::handler::Failure;
 use crate::log::{Fetched, Member, MemberEvent, Membership, Record, TopicPartition};
-use crate::marks::{Finding, Marks};
+use crate::marks::{Finding, Known};
 use crate::metrics::{self, Outcome};
 use crate::planted::{self, Bug};
 use crate::proto::Origin;
@@ -121,8 +121,8 @@ pub enum Input {
     Decided(Awaiting, frontier::Verdict, u32),
     /// It was found out what came of the sequences around an excluded record; the epoch is that of [`Effect::Judge`].
     Found(Excluded, u64, Finding),
-    /// Of progress all below this position was read: these are the marks.
-    Marks(i64, Marks),
+    /// What the instance has read of progress so far.
+    Known(Known),
     /// Nothing stands there ([`Effect::Rest`]).
     Passed(Rest),
     /// The source topics have these partitions now.
@@ -258,7 +258,7 @@ impl<C: Calls> Engine<C> {
             Input::Judged(beyond, epoch, judgement) => self.judged(&beyond, epoch, judgement),
             Input::Decided(of, verdict, known) => self.decided(of, verdict, known, now),
             Input::Found(excluded, epoch, finding) => self.found(&excluded, epoch, finding),
-            Input::Marks(position, marks) => self.marks_are(position, marks),
+            Input::Known(known) => self.hear(known),
             Input::Passed(rest) => self.passed(&rest),
             Input::Sources(partitions) => self.sources_are(partitions),
             Input::Trouble(what, text) => self.trouble(&what, text),

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::frontier::snapshot::{self, Assembly};
 use crate::frontier::{Book, Root, Standing, Verdict};
 use crate::log::{Append, Isolation, Log, LogError, Reader, Record, TopicPartition};
-use crate::marks::Marks;
+use crate::marks::Known;
 use crate::metrics;
 use crate::progress::{self, Told, counts_record, snapshot_record};
 use crate::proto;
@@ -118,8 +118,8 @@ pub struct Reading<'a> {
     pub announcing: Option<Announcing>,
     /// Takes the horizon.
     pub tell_horizon: &'a dyn Fn(u64),
-    /// Takes the position below which all is known, and the marks: whenever it has moved, and once the log has answered.
-    pub marks: &'a dyn Fn(i64, Marks),
+    /// Takes what engines need to know of it: whenever the position has moved, and once the log has answered.
+    pub known: &'a dyn Fn(Known),
     /// Takes what keeps it from reading; `None` = nothing.
     pub report: &'a dyn Fn(Option<LogError>),
     /// Is told whether too many roots are unsettled.
@@ -194,7 +194,7 @@ impl Reading<'_> {
                 let found = self.look_for_snapshot(&mut reads, low, end)?;
                 if let Some(position) = found {
                     place.position = position;
-                    self.tell_marks(position);
+                    self.tell_known(position);
                 }
                 found.is_none().then_some(reads)
             }
@@ -202,7 +202,7 @@ impl Reading<'_> {
                 let complete = self.look(reads.reader.as_mut(), &mut reads.assembly)?;
                 if place.position != reads.reader.position() || !reads.answered {
                     place.position = reads.reader.position();
-                    self.tell_marks(place.position);
+                    self.tell_known(place.position);
                 }
                 if !std::mem::replace(&mut reads.answered, true) {
                     (self.report)(None);
@@ -279,9 +279,11 @@ impl Reading<'_> {
         horizon.into_iter().for_each(self.tell_horizon);
     }
 
-    fn tell_marks(&self, position: i64) {
-        let marks = self.observer.book().marks().clone();
-        (self.marks)(position, marks);
+    fn tell_known(&self, position: i64) {
+        let book = self.observer.book();
+        let known = Known { position, marks: book.marks().clone(), received: book.received_last() };
+        drop(book);
+        (self.known)(known);
     }
 
     /// From where it is read like everything else: its place in the topic decides whether it counts (protocol P19).
@@ -385,7 +387,7 @@ mod tests {
             purges: false,
             announcing: None,
             tell_horizon: &|_| {},
-            marks: &|_, _| {},
+            known: &|_| {},
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,
@@ -434,10 +436,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (log, of) = log(folder.path());
         let (observer, told) = (Observer::default(), RefCell::new(Vec::new()));
-        let marks = |position, _| told.borrow_mut().push(position);
+        let known = |known: Known| told.borrow_mut().push(known.position);
         let follow = |place: &mut Place, writes: bool, steps: usize| {
             let quiet = reading(&observer, &log, of.clone());
-            let reading = Reading { writes: &|| writes, purges: true, marks: &marks, ..quiet };
+            let reading = Reading { writes: &|| writes, purges: true, known: &known, ..quiet };
             (0..steps).for_each(|_| reading.step(place).unwrap());
             told.take()
         };

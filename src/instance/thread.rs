@@ -22,7 +22,7 @@ use super::settling;
 use super::topology::{self, Topology, Wanted};
 use crate::clock;
 use crate::log::{Log, LogError, Member, MemberEvent, Membership, TopicPartition};
-use crate::marks::Marks;
+use crate::marks::Known;
 use crate::metrics;
 use crate::sequencer::Held;
 use crate::store::Stores;
@@ -178,8 +178,8 @@ impl EngineThread {
     }
 
     /// The observer has read progress up to here.
-    pub(super) fn marks_are(&self, position: i64, marks: Marks) {
-        let _ = self.questions.send(Input::Marks(position, marks));
+    pub(super) fn hear(&self, known: Known) {
+        let _ = self.questions.send(Input::Known(known));
     }
 
     /// Gives everything back, commits, leaves the group. Blocks.

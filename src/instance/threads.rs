@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::engine::{Answered, Question, ThreadStatus};
 use super::thread::EngineThread;
 use crate::log::TopicPartition;
-use crate::marks::Marks;
+use crate::marks::Known;
 
 /// Running engine threads; at least one.
 pub(super) struct Threads(Vec<EngineThread>);
@@ -63,8 +63,8 @@ impl Threads {
     }
 
     /// The observer has read progress up to here.
-    pub(super) fn marks_are(&self, position: i64, marks: &Marks) {
-        self.0.iter().for_each(|thread| thread.marks_are(position, marks.clone()));
+    pub(super) fn hear(&self, known: &Known) {
+        self.0.iter().for_each(|thread| thread.hear(known.clone()));
     }
 
     /// Gives everything back, commits, leaves the group (Y3). Blocks.

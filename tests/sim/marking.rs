@@ -10,7 +10,7 @@ use tidegate::counts::expand_runs;
 use tidegate::frontier::Book;
 use tidegate::instance::engine::{Input, Rest};
 use tidegate::log::{Isolation, Log, TopicPartition};
-use tidegate::marks::Marks;
+use tidegate::marks::Known;
 use tidegate::progress::{self, Told};
 
 use super::checks::{partitions, progress_records, read, settled};
@@ -22,10 +22,10 @@ use super::world::World;
 
 impl Node {
     /// Its observer has read progress up to here. One that has begun anew tells what is known already.
-    pub fn knows_marks(&mut self, position: i64, marks: Marks) {
-        if position >= self.known {
-            self.known = position;
-            self.step(Input::Marks(position, marks), clock::now());
+    pub fn learn(&mut self, known: Known) {
+        if known.position >= self.known {
+            self.known = known.position;
+            self.step(Input::Known(known), clock::now());
             self.last_turn = None;
         }
     }
@@ -84,7 +84,7 @@ pub fn is_done(world: &mut World) -> bool {
     }
     let waits = |node: &Node| {
         let book = node.observing.book();
-        book.marks().greatest(0) > book.marks().counted(0)
+        book.marks().counted(0) < world.workload.marked().max(book.marks().greatest(0))
     };
     all && !world.nodes.iter().any(waits)
 }
@@ -133,6 +133,9 @@ pub fn check(world: &World) {
         let frontier = book.standing().frontier;
         assert!(frontier >= last, "W1: the frontier goes back at {offset} of progress from {last:?} to {frontier:?}");
         last = frontier;
+    }
+    if world.workload.max_disorder.is_some() {
+        reached(sometimes::DISORDER);
     }
     assert_eq!(last, book.marks().greatest(0), "every mark counts in the end, and everything is settled");
     if last.is_some() {

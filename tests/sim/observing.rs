@@ -14,7 +14,7 @@ use tidegate::log::{
     Append, Appender, Committed, EventSink, Isolation, Join, Log, LogError, Member, NewTopic, Producer, Reader, Record,
     TopicDescription, TopicPartition, Watermarks,
 };
-use tidegate::marks::Marks;
+use tidegate::marks::Known;
 use tidegate::stamp::Stamp;
 use tidegate::topics::KIND;
 
@@ -76,14 +76,9 @@ impl Observing {
         self.observer.book()
     }
 
-    /// It looks once for what is new; `marks` takes what it tells of marks. Whoever owns partition 0 writes snapshots; that
+    /// It looks once for what is new; `known` takes what it tells engines. Whoever owns partition 0 writes snapshots; that
     /// others do is no harm.
-    pub fn look(
-        &mut self,
-        log: &Arc<SimLog>,
-        planted: &Arc<Planted>,
-        marks: &dyn Fn(i64, Marks),
-    ) -> Result<(), LogError> {
+    pub fn look(&mut self, log: &Arc<SimLog>, planted: &Arc<Planted>, known: &dyn Fn(Known)) -> Result<(), LogError> {
         let writes = self.rng.u32(..4) > 0 && !self.keeps;
         let purges = self.rng.u32(..4) > 0;
         let from = self.position();
@@ -101,7 +96,7 @@ impl Observing {
             purges,
             announcing: None,
             tell_horizon: &|_| {},
-            marks,
+            known,
             report: &|_| {},
             crowded: &|_| {},
             stopping: &|| false,

@@ -148,6 +148,7 @@ fn play(kind: &Kind, seed: u64, bug: Option<Bug>) {
     let topology = topology::ensure(log.as_ref(), &config, &topics).expect("the topics are made");
     let count = rng.usize(20..150);
     let workload = workload::draw(&mut rng, &scripts, count, kind.stamp, partitions);
+    config.source.max_disorder = workload.max_disorder;
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes, bug };
     let budget = if kind.faults.is_empty() { 0 } else { rng.u32(1..=8) };
     let seldom = rng.u32(40..400);

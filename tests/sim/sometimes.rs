@@ -48,6 +48,7 @@ pub const STRANGER_OPEN: &str = "a stranger's transaction is open for a while";
 pub const HORIZON_VOID: &str = "an announcement of a horizon is void";
 pub const BURIED: &str = "a marker is deleted";
 pub const REVIVED: &str = "a key comes again after its marker was deleted";
+pub const DISORDER: &str = "what is final follows from source.max_disorder";
 pub const MARKED: &str = "marks have counted";
 pub const TOO_LATE: &str = "a record breaks its promise and is too late";
 pub const IN_TIME: &str = "a record breaks its promise and is in time all the same";
@@ -109,6 +110,7 @@ const OTHERS: &[&str] = &[
     HORIZON_VOID,
     BURIED,
     REVIVED,
+    DISORDER,
     MARKED,
     TOO_LATE,
     IN_TIME,

@@ -153,6 +153,8 @@ pub struct Workload {
     pub forced: bool,
     /// So many records are appended at once, at most.
     pub burst: usize,
+    /// `source.max_disorder`
+    pub max_disorder: Option<u64>,
     stamp: StampSource,
 }
 
@@ -163,9 +165,11 @@ impl Workload {
         &found.expect("no other record was appended").record
     }
 
-    /// The greatest mark.
+    /// The greatest mark, or what the greatest sequence promises.
     pub fn marked(&self) -> Option<u64> {
-        self.records.iter().filter_map(|draft| draft.mark).max()
+        let greatest = self.records.iter().filter_map(sequence_of).max();
+        let disorder = self.max_disorder.and_then(|disorder| greatest?.checked_sub(disorder)?.checked_sub(1));
+        self.records.iter().filter_map(|draft| draft.mark).max().max(disorder)
     }
 
     /// The end of each source partition that has records.
@@ -347,12 +351,15 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
     }
     order.sort_by_key(|(place, _)| *place);
     let mut records = order.into_iter().map(|(_, draft)| draft).collect();
-    let mut burst = 20;
-    if stamp == StampSource::Header && rng.u32(..4) > 0 {
+    let (mut burst, mut max_disorder) = (20, None);
+    if stamp == StampSource::Header && rng.bool() {
         // Where they come slowly marks count while records still come, and copies among them.
         burst = [1, 2, 20][rng.usize(..3)];
         let copies = if burst == 20 { 2 } else { 8 };
         promise(rng, scripts, &mut records, partitions, copies);
+    } else if stamp == StampSource::Header && rng.bool() {
+        burst = [1, 2, 20][rng.usize(..3)];
+        max_disorder = Some(disorder(rng, &mut records));
     }
     Workload {
         records,
@@ -361,6 +368,7 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
         overtaken: Vec::new(),
         forced: false,
         burst,
+        max_disorder,
         stamp,
     }
 }
@@ -369,6 +377,28 @@ pub fn draw(rng: &mut Rng, scripts: &Scripts, count: usize, stamp: StampSource, 
 fn sequence_of(draft: &Draft) -> Option<u64> {
     let is_none = matches!(draft.what, Err(Cause::NoSequence | Cause::SequenceJump));
     draft.sequence.filter(|_| !is_none && draft.mark.is_none())
+}
+
+/// How far sequences are behind those before them at most, or half of that: then some records break the promise.
+fn disorder(rng: &mut Rng, records: &mut [Draft]) -> u64 {
+    let (mut greatest, mut came, mut most) = (0, BTreeSet::new(), 0);
+    for sequence in records.iter().filter_map(sequence_of) {
+        greatest = greatest.max(sequence);
+        if came.insert(sequence) {
+            most = most.max(greatest - sequence);
+        }
+    }
+    let disorder = if rng.u32(..3) > 0 { most } else { most / 2 };
+    (greatest, came) = (0, BTreeSet::new());
+    for draft in records {
+        let Some(sequence) = sequence_of(draft) else { continue };
+        greatest = greatest.max(sequence);
+        draft.breaks = greatest - sequence > disorder && !came.contains(&sequence);
+        if draft.what.is_ok() && !draft.breaks {
+            came.insert(sequence);
+        }
+    }
+    disorder
 }
 
 /// Puts marks between the records, each as high as the records behind it allow, soon after some of them a copy of what

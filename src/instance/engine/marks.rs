@@ -13,8 +13,9 @@ use super::{Effect, Engine, Opened};
 use crate::config::{Guarantee, StampSource};
 use crate::instance::calls::Calls;
 use crate::log::TopicPartition;
-use crate::marks::{Finding, Marks};
+use crate::marks::{Finding, Known};
 use crate::sequencer::stamps::Excluded;
+use crate::stamp::SEQUENCE_LIMIT;
 
 /// So long it is at least from one promise of `source.max_disorder` to the next, and from one look for what keeps a mark
 /// from counting to the next.
@@ -25,6 +26,8 @@ const APART: Duration = Duration::from_secs(1);
 pub(super) struct Marking {
     /// All below it is known.
     position: i64,
+    /// The greatest sequence that was told there, with the epoch.
+    received: Option<u64>,
     /// Source partitions that are claimed and not started yet (M1).
     claimed: BTreeMap<TopicPartition, (u64, Opened)>,
     /// The last promise that was made of `source.max_disorder`, and when.
@@ -64,12 +67,12 @@ impl<C: Calls> Engine<C> {
     }
 
     /// The observer has read all below `position`.
-    pub(super) fn marks_are(&mut self, position: i64, marks: Marks) {
+    pub(super) fn hear(&mut self, known: Known) {
         if !self.takes_marks() {
             return;
         }
-        self.marking.position = position;
-        if self.sequencer.know(marks) {
+        (self.marking.position, self.marking.received) = (known.position, known.received);
+        if self.sequencer.know(known.marks) {
             self.acknowledge();
         }
         for (of, (epoch, opened)) in std::mem::take(&mut self.marking.claimed) {
@@ -130,7 +133,10 @@ impl<C: Calls> Engine<C> {
     fn promise(&mut self) {
         let source = &self.setting.config.source;
         let Some(disorder) = source.max_disorder else { return };
-        let promise = self.sequencer.header().greatest().and_then(|greatest| greatest.checked_sub(disorder));
+        // Others may have read a greater one, or this one has, before its last start.
+        let told = self.marking.received.filter(|told| told / SEQUENCE_LIMIT == u64::from(source.epoch));
+        let greatest = self.sequencer.header().greatest().max(told.map(|told| told % SEQUENCE_LIMIT));
+        let promise = greatest.and_then(|greatest| greatest.checked_sub(disorder));
         let known = self.sequencer.marks().greatest(source.epoch).max(self.marking.promised);
         let Some(promise) = promise.and_then(|behind| behind.checked_sub(1)).filter(|promise| Some(*promise) > known)
         else {

@@ -95,8 +95,8 @@ pub fn one_look(world: &mut World, place: usize) {
     }
     let before = (node.observing.position(), node.observing.standing().frontier);
     let told = RefCell::new(None);
-    let looked = node.observing.look(log, &node.planted, &|position, marks| _ = told.replace(Some((position, marks))));
-    told.into_inner().into_iter().for_each(|(position, marks)| node.knows_marks(position, marks));
+    let looked = node.observing.look(log, &node.planted, &|known| _ = told.replace(Some(known)));
+    told.into_inner().into_iter().for_each(|known| node.learn(known));
     let (name, observing) = (&node.name, &node.observing);
     match looked {
         Ok(()) | Err(LogError::Unauthorized(_)) => {}
