@@ -283,3 +283,19 @@ fn a_promise_about_disorder_makes_marks() {
     assert_eq!(app.get("/api/v1/keys/a?wait=settled").1["value"], json!("200"));
     app.verify();
 }
+
+/// Of what was received before it says so, too, by whomever.
+#[test]
+fn a_promise_about_disorder_counts_from_the_next_start_on() {
+    let mut app = App::start(|_| {});
+    for n in 0..10u64 {
+        app.append(n as i32 % 3, event("k", &n.to_string(), n));
+    }
+    eventually("all is received", || (app.get("/api/v1/frontier").1["received"] == 9).then_some(()));
+    assert_eq!(app.frontier(), (Value::Null, json!("needs_mark")));
+    app.stop();
+    app.config.source.max_disorder = Some(2);
+    app.run();
+    app.until_frontier(6);
+    app.verify();
+}
