@@ -15,7 +15,13 @@
 //!    transactions, in stages that lose nothing.
 //! 8. [`store`] takes the committed entries in one batch.
 //!
-//! Beside it every instance reads what the commits count ([`instance`]'s observer), and [`frontier`] tells what is final.
+//! Beside it every instance reads what the commits count ([`instance`]'s observer), and [`frontier`] tells what is final:
+//!
+//! * With sequences in headers, [`marks`] say what can no longer come.
+//! * What was final long enough ago is the horizon: [`task::sweep`] finds the markers of removed keys that it has passed,
+//!   and they leave the changelog and the [`store`] like entries.
+//! * A dead letter that is sent again ([`retry`], accepted in [`instance::retrying`]) enters at step 2 with its old stamp,
+//!   and waits before step 3 until the order of the progress topic has decided that it counts.
 //!
 //! A child is then at step 2 of another task. Between the steps the event is in the hands of
 //! [`instance::engine`], the state machine that one engine thread steps. The side path of a partition
