@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::came::last_below;
 use super::cascades::{self, Cascades, Pending};
 use super::dead_letters::DeadLetters;
 use super::horizon::{self, Samples};
@@ -191,11 +192,6 @@ impl Book {
         self.positions.insert((at.topic.clone(), at.partition), at.clone());
     }
 
-    /// The greatest sequence received, with the epoch.
-    pub fn received_last(&self) -> Option<u64> {
-        self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end))
-    }
-
     /// How far the application is.
     pub fn standing(&self) -> Standing {
         let received = self.received_last();
@@ -339,11 +335,6 @@ impl Book {
             self.originals.first_within(first, last).into_iter().chain(missing).min()
         })
     }
-}
-
-/// The sequence below `end` in the epoch `number`, if there is one.
-fn last_below(number: u8, end: u64) -> Option<u64> {
-    (end > u64::from(number) << EPOCH_SHIFT).then(|| end - 1)
 }
 
 fn by_depth(pending: &[i32]) -> BTreeMap<u8, i32> {

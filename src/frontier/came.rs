@@ -13,6 +13,11 @@ use crate::marks::{Finding, Marks};
 const KNOWN_AT_ONCE: usize = 1000;
 
 impl Book {
+    /// The greatest sequence received, with the epoch.
+    pub fn received_last(&self) -> Option<u64> {
+        self.epochs.iter().rev().find_map(|(number, epoch)| last_below(*number, epoch.end))
+    }
+
     /// These became dead letters: as events, if they came before (C2).
     pub(super) fn refused(&mut self, first: u64, length: u64) {
         let gaps: Vec<_> = self.came.gaps(first, first.saturating_add(length)).collect();
@@ -95,4 +100,9 @@ impl Book {
             None => Some(first),
         }
     }
+}
+
+/// The sequence below `end` in the epoch `number`, if there is one.
+pub(super) fn last_below(number: u8, end: u64) -> Option<u64> {
+    (end > u64::from(number) << EPOCH_SHIFT).then(|| end - 1)
 }
