@@ -52,6 +52,7 @@ pub fn joined(stamp: StampSource) -> World {
     config.cascade = Cascade { max_depth: 3, max_children: 4 };
     let scripts = Scripts { keys: 10, cascade: config.cascade.clone(), parents: 30 };
     let workload = workload::draw(&mut rng, &scripts, 50, stamp, 1);
+    config.source.max_disorder = workload.max_disorder;
     let (at_once, overlay_bytes, bug) = (50, 1 << 20, None);
     let plan = Plan { config: Arc::new(config), topics, topology, scripts, at_once, overlay_bytes, bug };
     let mut world = World::new(plan, workload, folder, log, rng);
