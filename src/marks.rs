@@ -16,6 +16,8 @@
 //!     behind it, and V2 holds.
 //! V4: marks that have not counted ascend, and so do their ends: an end is at least that of the mark told before. So of
 //!     two records that are held, in two partitions, each waits for a mark that the other does not hold up.
+//! V6: an acknowledgement is of the epoch of its position, and so is that position: those of a lower epoch say nothing,
+//!     the topic may have been another.
 //!
 //! Later ends are always safe, so are fewer marks; and a mark at or below one told before says nothing.
 
@@ -107,6 +109,11 @@ impl Marks {
         let epoch = u8::try_from(epoch).ok().filter(|epoch| *epoch > self.epoch)?;
         let before = std::mem::replace(self, Marks { epoch, ..Marks::default() });
         before.counted.map(|counted| (before.epoch, counted))
+    }
+
+    /// The epoch whose marks these are.
+    pub fn epoch(&self) -> u8 {
+        self.epoch
     }
 
     /// Lets the greatest one count of which all ends are reached: `is_reached` says so of a partition, an end, and the

@@ -27,9 +27,9 @@ impl Book {
 
     /// Lets marks count of which nothing is missing any more.
     pub(super) fn count_marks(&mut self) {
-        let positions = &self.positions;
+        let (positions, epoch) = (&self.positions, u32::from(self.marks.epoch()));
         self.marks.count(|topic, partition, end, mark| {
-            let at = positions.get(&(topic.to_owned(), partition));
+            let at = positions.get(&(topic.to_owned(), partition)).filter(|at| at.epoch == epoch);
             at.is_some_and(|at| at.position >= end && at.mark >= Some(mark))
         });
     }
@@ -105,4 +105,50 @@ impl Book {
 /// The sequence below `end` in the epoch `number`, if there is one.
 pub(super) fn last_below(number: u8, end: u64) -> Option<u64> {
     (end > u64::from(number) << EPOCH_SHIFT).then(|| end - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counts::{self, Count};
+    use crate::proto;
+    use crate::stamp::Stamp;
+
+    /// V6 of `marks`: where the topic was created anew, its positions of before may lie above all ends.
+    #[test]
+    fn an_acknowledgement_under_a_lower_epoch_says_nothing() {
+        let mut book = Book::default();
+        let tell = |book: &mut Book, partition, position, epoch, mark, roots: &[u64]| {
+            let root = |n: &u64| {
+                [Count::produced(&Stamp::root(epoch as u8, *n), 0), Count::consumed(&Stamp::root(epoch as u8, *n), 0)]
+            };
+            let at = proto::SourcePosition {
+                topic: "t".into(),
+                partition,
+                position,
+                epoch,
+                stamp: "header".into(),
+                greatest: Some(2),
+                mark,
+                ..Default::default()
+            };
+            let told = proto::Progress { source_positions: vec![at], ..Default::default() };
+            counts::records(roots.iter().flat_map(root).collect(), told).iter().for_each(|record| book.take(record, 1));
+        };
+        let mark = |epoch, sequence, ends: [i64; 2]| {
+            let end = |(partition, end)| proto::End { topic: "t".into(), partition, end };
+            let mark = proto::Mark { epoch, sequence, ends: (0..).zip(ends).map(end).collect() };
+            proto::Progress { marks: vec![mark], ..Default::default() }
+        };
+        book.take(&mark(0, 900, [5, 5]), 1);
+        tell(&mut book, 0, 5, 0, Some(900), &[0]);
+        tell(&mut book, 1, 5, 0, Some(900), &[1]);
+        assert_eq!(book.standing().frontier, Some(900));
+        tell(&mut book, 0, 2, 1, None, &[1]);
+        book.take(&mark(1, 3, [2, 1]), 1);
+        tell(&mut book, 0, 2, 1, Some(3), &[]);
+        assert_eq!((book.standing().frontier, book.known((1 << 56) | 2)), (Some(900), None), "2 stands in the other");
+        tell(&mut book, 1, 1, 1, Some(3), &[2]);
+        assert_eq!(book.standing().frontier, Some((1 << 56) | 3));
+    }
 }

@@ -10,6 +10,7 @@ use tidegate::frontier::Book;
 use tidegate::handler::builtin;
 use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tidegate::log::{Append, Isolation, Log, NewRecord, NewTopic, TopicPartition};
+use tidegate::marks::Marks;
 use tidegate::progress::{self, Told};
 use tidegate::server::bind::bind;
 use tidegate::server::process::Process;
@@ -93,6 +94,18 @@ impl App {
         self.log.append(Append { to, records: vec![record] }).unwrap();
     }
 
+    /// Appends to a partition that lags from here on; gives the transaction that it lags for.
+    fn append_open(&self, topic: &str, partition: i32, record: NewRecord) -> u64 {
+        let open = self.log.begin("slow").unwrap();
+        let to = TopicPartition::new(&Arc::from(topic), partition);
+        self.log.append_in(open, &Append { to, records: vec![record] }).unwrap();
+        open
+    }
+
+    fn until_told(&self, mark: u64) {
+        eventually(&format!("mark {mark} is told"), || self.book().1.contains(&mark).then_some(()));
+    }
+
     fn dead_letters(&self) -> Vec<(String, i64, i64)> {
         let (_, page) = self.get("/api/v1/dead-letters");
         let letter = |letter: &Value| {
@@ -113,23 +126,33 @@ impl App {
         });
     }
 
-    /// What progress tells so far.
+    fn marks(&self) -> Marks {
+        self.read_book().0.marks().clone()
+    }
+
+    /// What progress tells so far, where all sources are those of now.
     fn book(&self) -> (Book, Vec<u64>) {
+        let (book, marks, ends) = self.read_book();
+        assert!(ends.iter().all(|ends| *ends == SOURCES as usize), "{ends:?}");
+        (book, marks)
+    }
+
+    fn read_book(&self) -> (Book, Vec<u64>, Vec<usize>) {
         let topics = Topics::new(&self.config.application.id, &self.config.source.topics);
         let of = TopicPartition::new(&topics.progress, 0);
         let end = self.log.watermarks(&of).unwrap().high;
         let mut reader = self.log.reader(&of, 0, Isolation::ReadCommitted, true).unwrap();
-        let (mut book, mut marks) = (Book::default(), Vec::new());
+        let (mut book, mut marks, mut ends) = (Book::default(), Vec::new(), Vec::new());
         while reader.position() < end {
             for record in reader.next(std::time::Duration::from_millis(50)).unwrap() {
                 if let Told::Counts(progress) = progress::read(&of, record).unwrap() {
                     marks.extend(progress.marks.iter().map(|mark| mark.sequence));
-                    assert!(progress.marks.iter().all(|mark| mark.ends.len() == SOURCES as usize), "{progress:?}");
+                    ends.extend(progress.marks.iter().map(|mark| mark.ends.len()));
                     book.take(&progress, 1);
                 }
             }
         }
-        (book, marks)
+        (book, marks, ends)
     }
 
     /// `verify` agrees with what there is.
@@ -298,4 +321,38 @@ fn a_promise_about_disorder_counts_from_the_next_start_on() {
     app.run();
     app.until_frontier(6);
     app.verify();
+}
+
+/// V6: what stood in progress of a topic that was created anew under a higher epoch says nothing of the new one.
+#[test]
+fn a_mark_of_a_higher_epoch_waits_for_partitions_that_lag() {
+    let mut app = App::start(|config| config.processing.threads = 3);
+    (0..9).for_each(|n| app.append(n % SOURCES, event("a", "before", n as u64)));
+    app.append(0, mark("900"));
+    app.until_frontier(900);
+    app.stop();
+    app.log.delete_topic("events").unwrap();
+    let name = "events".to_owned();
+    app.log.create(&[NewTopic { name, partitions: SOURCES, replication_factor: None, settings: Vec::new() }]).unwrap();
+    app.append(0, event("a", "1", 1));
+    app.config.source.epoch = 1;
+    app.run();
+    let received = |sequence: &str| {
+        let is_there = || (app.get("/api/v1/frontier").1["received"] == sequence).then_some(());
+        eventually(&format!("{sequence} is received"), is_there);
+    };
+    received("e1:1");
+    let open = app.append_open("events", 2, event("late", "2", 2));
+    app.append(0, mark("3"));
+    eventually("the mark is acknowledged", || {
+        let (book, _) = app.book();
+        (book.marks().greatest(1) == Some(3) && book.position("events", 1) == 0).then_some(())
+    });
+    app.append(1, event("b", "4", 4));
+    received("e1:4");
+    assert_eq!(app.frontier().0, json!(900), "2 may still come");
+    app.log.decide(open, true).unwrap();
+    eventually("frontier e1:3", || (app.frontier().0 == "e1:3").then_some(()));
+    assert_eq!(app.get("/api/v1/keys/late").1["value"], json!("2"));
+    app.until_dead_letters(&[]);
 }
