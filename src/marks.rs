@@ -15,7 +15,10 @@
 //!     For the acknowledging position at or behind the end is in one of these; what its partition brings later lies
 //!     behind it, and V2 holds.
 //! V4: marks that have not counted ascend, and so do their ends: an end is at least that of the mark told before. So of
-//!     two records that are held, in two partitions, each waits for a mark that the other does not hold up.
+//!     two records that are held, in two partitions, each waits for a mark that the other does not hold up. A record
+//!     whose mark is forgotten is held no more: it lies below the ends of those that are left, which wait for it.
+//! V5: a mark that names a partition which nobody reads any more would never count: it is forgotten when one is told
+//!     that does not name it, and neither honoured nor acknowledged by who does not read the topic.
 //! V6: an acknowledgement is of the epoch of its position, and so is that position: those of a lower epoch say nothing,
 //!     the topic may have been another.
 //!
@@ -93,6 +96,7 @@ impl Marks {
                 *end = before.ends.get(of).copied().unwrap_or(0).max(*end);
             }
         }
+        self.pending.retain(|before| before.ends.keys().all(|of| ends.contains_key(of))); // V5
         if self.pending.len() == MANY {
             let mut number = 0;
             self.pending.retain(|_| {
@@ -114,6 +118,11 @@ impl Marks {
     /// The epoch whose marks these are.
     pub fn epoch(&self) -> u8 {
         self.epoch
+    }
+
+    /// Forgets those that wait for a topic that is not read (V5).
+    pub fn forget_unread(&mut self, is_read: impl Fn(&str) -> bool) {
+        self.pending.retain(|mark| mark.ends.keys().all(|(topic, _)| is_read(topic)));
     }
 
     /// Lets the greatest one count of which all ends are reached: `is_reached` says so of a partition, an end, and the

@@ -65,7 +65,7 @@ pub struct Sequencer {
 impl Sequencer {
     /// A sequencer that has met nothing yet.
     pub fn new(config: &config::Source) -> Sequencer {
-        let (header, exclusion) = (Header::new(config.max_jump), Exclusion::new(config.epoch));
+        let (header, exclusion) = (Header::new(config.max_jump), Exclusion::new(config));
         Sequencer { config: config.clone(), header, exclusion, runs: Runs::default() }
     }
 
@@ -82,6 +82,11 @@ impl Sequencer {
     /// From here on these are known, and positions acknowledge them. Whether there is a greater one among them.
     pub fn know(&mut self, marks: Marks) -> bool {
         self.exclusion.know(marks)
+    }
+
+    /// Whether a mark still says of a record that was held that it does not come.
+    pub fn holds(&self, held: &Excluded) -> bool {
+        self.exclusion.holds(held)
     }
 
     /// It was found out what came: excluded records are judged by it when they are read again.

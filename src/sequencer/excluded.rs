@@ -6,10 +6,11 @@
 use super::stamps::{Excluded, MARK, SEQUENCE};
 use super::{Held, Stop};
 use crate::cause::Cause;
+use crate::config;
 use crate::dead_letter::Reason;
 use crate::log::TopicPartition;
 use crate::marks::{Finding, Marks};
-use crate::stamp::Stamp;
+use crate::stamp::{SEQUENCE_LIMIT, Stamp};
 
 /// So many findings are remembered.
 const REMEMBERED: usize = 64;
@@ -18,6 +19,8 @@ const REMEMBERED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Exclusion {
     epoch: u8,
+    /// The source topics.
+    topics: Vec<String>,
     marks: Marks,
     /// The last ones: final, whenever they were found.
     findings: Vec<Finding>,
@@ -25,8 +28,9 @@ pub(super) struct Exclusion {
 
 impl Exclusion {
     /// Nothing is known yet.
-    pub(super) fn new(epoch: u8) -> Exclusion {
-        Exclusion { epoch, marks: Marks::default(), findings: Vec::new() }
+    pub(super) fn new(config: &config::Source) -> Exclusion {
+        let (epoch, topics) = (config.epoch, config.topics.clone());
+        Exclusion { epoch, topics, marks: Marks::default(), findings: Vec::new() }
     }
 
     pub(super) fn marks(&self) -> &Marks {
@@ -37,6 +41,7 @@ impl Exclusion {
     pub(super) fn know(&mut self, marks: Marks) -> bool {
         let before = self.marks.greatest(self.epoch);
         self.marks = marks;
+        self.marks.forget_unread(|topic| self.topics.iter().any(|read| read == topic));
         self.marks.greatest(self.epoch) > before
     }
 
@@ -45,6 +50,12 @@ impl Exclusion {
             self.findings.remove(0);
         }
         self.findings.push(finding);
+    }
+
+    /// Whether a mark still says of a record that was held that it does not come.
+    pub(super) fn holds(&self, held: &Excluded) -> bool {
+        let Excluded { of, offset, sequence } = held;
+        self.marks.exclude(self.epoch, &of.topic, of.partition, *offset, sequence % SEQUENCE_LIMIT)
     }
 
     /// Whether the record, of generation 0, is a copy of one that came; false where no mark speaks of it.

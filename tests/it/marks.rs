@@ -323,6 +323,30 @@ fn a_promise_about_disorder_counts_from_the_next_start_on() {
     app.verify();
 }
 
+/// V4: of many marks that wait some are forgotten. What was held by one of these waits for none.
+#[test]
+fn what_is_held_for_a_mark_that_is_forgotten_goes_on() {
+    let app = App::start(|_| {});
+    app.append(0, event("a", "1", 1));
+    app.until_received(1);
+    let open = app.append_open("events", 2, event("c", "2", 2));
+    for mark_at in [3, 5] {
+        app.append(1, mark(&mark_at.to_string()));
+        app.until_told(mark_at);
+    }
+    // Held for 5, the second one; what comes behind it lies below the ends of all later ones.
+    app.append(0, event("b", "too late", 4));
+    app.append(0, event("a", "100", 100));
+    for mark_at in 6..80 {
+        app.append(1, mark(&mark_at.to_string()));
+        app.until_told(mark_at);
+    }
+    app.log.decide(open, true).unwrap();
+    app.until_received(100);
+    app.until_frontier(79);
+    app.verify();
+}
+
 /// V6: what stood in progress of a topic that was created anew under a higher epoch says nothing of the new one.
 #[test]
 fn a_mark_of_a_higher_epoch_waits_for_partitions_that_lag() {
@@ -355,4 +379,30 @@ fn a_mark_of_a_higher_epoch_waits_for_partitions_that_lag() {
     eventually("frontier e1:3", || (app.frontier().0 == "e1:3").then_some(()));
     assert_eq!(app.get("/api/v1/keys/late").1["value"], json!("2"));
     app.until_dead_letters(&[]);
+}
+
+/// V5: nobody reads a topic any more that a mark waits for.
+#[test]
+fn a_source_topic_that_is_taken_out_holds_up_nothing() {
+    let mut app = App::start(|_| {});
+    app.append(0, event("a", "1", 1));
+    app.until_received(1);
+    app.stop();
+    let name = "more".to_owned();
+    app.log.create(&[NewTopic { name, partitions: 1, replication_factor: None, settings: Vec::new() }]).unwrap();
+    app.config.source.topics.push("more".into());
+    app.run();
+    let open = app.append_open("more", 0, event("c", "2", 2));
+    app.append(0, mark("5"));
+    eventually("the mark is told", || (app.marks().greatest(0) == Some(5)).then_some(()));
+    // All that is read stands at a record for which the mark has to count.
+    (0..SOURCES).for_each(|partition| app.append(partition, event("b", "too late", 4)));
+    app.stop();
+    app.log.decide(open, false).unwrap();
+    app.config.source.topics.pop();
+    app.run();
+    app.append(1, event("a", "6", 6));
+    app.append(2, mark("8"));
+    app.until_frontier(8);
+    assert_eq!(app.get("/api/v1/keys/a").1["value"], json!("6"));
 }

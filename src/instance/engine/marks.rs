@@ -5,6 +5,7 @@
 //!     mark is known that a former owner has acknowledged (V2).
 //! M2: a mark is acknowledged by every partition, also one that stands still, and where only the ends of transactions
 //!     are left up to a mark's end, the position passes them.
+//! M3: what is held for a mark is held as long as that mark is known ([`crate::marks`], V4, V5).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ impl<C: Calls> Engine<C> {
         if self.sequencer.know(known.marks) {
             self.acknowledge();
         }
+        self.let_go();
         for (of, (epoch, opened)) in std::mem::take(&mut self.marking.claimed) {
             self.opened(of, epoch, Ok(opened));
         }

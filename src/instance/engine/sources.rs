@@ -12,8 +12,8 @@ use crate::config::StampSource;
 use crate::instance::calls::Calls;
 use crate::log::{Fetched, TopicPartition};
 use crate::metrics;
-use crate::sequencer::Source;
 use crate::sequencer::stamps::{Beyond, Judgement};
+use crate::sequencer::{Held, Source};
 
 /// Positions that do not move are committed again this often: the broker forgets those of topics that nobody
 /// subscribes to, by default after 7 days (protocol P23).
@@ -29,14 +29,14 @@ pub(super) struct SourceSlot {
     pub(super) epoch: u64,
     pub(super) touched: bool,
     pub(super) paused: bool,
-    /// It stands at a record that is being judged; its epoch is not started.
-    judging: bool,
+    /// The record that is being judged, where it stands at one; its epoch is not started.
+    judging: Option<Held>,
 }
 
 impl SourceSlot {
     /// Whether it stands at a record under this epoch.
     pub(super) fn is_held(&self, epoch: u64) -> bool {
-        self.judging && self.epoch == epoch
+        self.judging.is_some() && self.epoch == epoch
     }
 }
 
@@ -62,7 +62,7 @@ impl<C: Calls> Engine<C> {
         if let Some(held) = held {
             // What was delivered behind the record comes again after the judgement, under this epoch (B2).
             self.epochs += 1;
-            (slot.epoch, slot.judging) = (self.epochs, true);
+            (slot.epoch, slot.judging) = (self.epochs, Some(held.clone()));
             self.effects.push(Effect::Judge(held, slot.epoch));
             self.member.pause(vec![fetched.of]);
         }
@@ -81,15 +81,23 @@ impl<C: Calls> Engine<C> {
         }
     }
 
+    /// Records that were held for marks that are forgotten are read again.
+    pub(super) fn let_go(&mut self) {
+        let is_free = |held: &Held| matches!(held, Held::Excluded(excluded) if !self.sequencer.holds(excluded));
+        let free = self.sources.iter().filter(|(_, slot)| slot.judging.as_ref().is_some_and(is_free));
+        let free: Vec<_> = free.map(|(of, slot)| (of.clone(), slot.epoch)).collect();
+        free.iter().for_each(|(of, epoch)| self.goes_on(of, *epoch));
+    }
+
     /// It is read on from the record at which it stood.
     pub(super) fn goes_on(&mut self, of: &TopicPartition, epoch: u64) {
         let Some(slot) = self.sources.get_mut(of) else { return };
-        (slot.judging, slot.paused) = (false, false);
+        (slot.judging, slot.paused) = (None, false);
         self.member.start(of.clone(), slot.source.position, epoch);
     }
 
     pub(super) fn judging_epochs(&self) -> impl Iterator<Item = u64> + '_ {
-        self.sources.values().filter(|slot| slot.judging).map(|slot| slot.epoch)
+        self.sources.values().filter(|slot| slot.judging.is_some()).map(|slot| slot.epoch)
     }
 
     /// A source partition is claimed.
@@ -100,7 +108,7 @@ impl<C: Calls> Engine<C> {
         }
         let topic_id = self.setting.topic_ids.get(&of.topic).cloned().unwrap_or_default();
         let source = Source::new(of.clone(), topic_id, position);
-        let slot = SourceSlot { source, incarnation: epoch, epoch, touched: false, paused: false, judging: false };
+        let slot = SourceSlot { source, incarnation: epoch, epoch, touched: false, paused: false, judging: None };
         self.sources.insert(of.clone(), slot);
         self.acknowledge_at_start(of);
     }
