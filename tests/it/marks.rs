@@ -406,3 +406,25 @@ fn a_source_topic_that_is_taken_out_holds_up_nothing() {
     app.until_frontier(8);
     assert_eq!(app.get("/api/v1/keys/a").1["value"], json!("6"));
 }
+
+/// M4: an instance that was left behind under a lower epoch does not go on.
+#[test]
+fn an_instance_of_an_epoch_that_is_over_ends() {
+    let mut app = App::start(|_| {});
+    app.append(0, event("a", "before", 5));
+    app.until_received(5);
+    let left_behind = app.running.take().unwrap();
+    app.config.source.epoch = 1;
+    app.config.application.instance_id = "two".into();
+    app.run();
+    let owns = || (app.get("/api/v1/status").1["partitions"] != json!([])).then_some(());
+    eventually("the new one has its share", owns);
+    (0..SOURCES).for_each(|partition| app.append(partition, event("a", "meanwhile", 7)));
+    let within = std::time::Duration::from_secs(20);
+    let failed = async { tokio::time::timeout(within, left_behind.instance.failed()).await.expect("it ends") };
+    let why = app.runtime.block_on(failed).to_string();
+    assert!(why.contains("source.epoch = 0") && why.contains("epoch 1"), "{why}");
+    app.runtime.block_on(left_behind.end(None)).unwrap();
+    (0..SOURCES).for_each(|partition| app.append(partition, event("a", "after", 20)));
+    eventually("a is after", || (app.get("/api/v1/keys/a").1["value"] == "after").then_some(()));
+}

@@ -6,6 +6,7 @@
 //! M2: a mark is acknowledged by every partition, also one that stands still, and where only the ends of transactions
 //!     are left up to a mark's end, the position passes them.
 //! M3: what is held for a mark is held as long as that mark is known ([`crate::marks`], V4, V5).
+//! M4: nothing is begun under an epoch that is over, as far as progress tells: its order would turn around.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -69,6 +70,14 @@ impl<C: Calls> Engine<C> {
 
     /// The observer has read all below `position`.
     pub(super) fn hear(&mut self, known: Known) {
+        let epoch = u64::from(self.setting.config.source.epoch);
+        if let Some(higher) = known.received.map(|received| received / SEQUENCE_LIMIT).filter(|higher| *higher > epoch)
+        {
+            return self.effects.push(Effect::Fail(format!(
+                "source.epoch = {epoch}, but another instance has received events of epoch {higher}: what is received here \
+                 would be older than the state; set source.epoch = {higher} for all instances"
+            ))); // M4
+        }
         if !self.takes_marks() {
             return;
         }
