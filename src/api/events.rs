@@ -72,6 +72,13 @@ impl Outcome {
         sequences.sort_unstable();
         sequences.dedup();
         let known = instance.with_dead_letters(&runs(&sequences).collect::<Vec<_>>());
+        // What a mark had passed before it came is refused, and no root.
+        let late = instance.too_late(&sequences);
+        let known = known.zip(late).map(|(known, late)| {
+            let mut known: Vec<(u64, u32)> = known.into_iter().chain(late.into_iter().map(|late| (late, 1))).collect();
+            known.sort_unstable();
+            known
+        });
         let dead_letters = known.as_ref().map(|known| known.iter().map(|(_, number)| u64::from(*number)).sum());
         let failed = known.into_iter().flatten().take(MOST_TOLD).map(|(failed, _)| sequence(failed)).collect();
         Outcome { dead_letters, failed }

@@ -64,7 +64,7 @@ pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: 
     for text in &options.events {
         let event = parse(text.as_bytes(), encoding)
             .map_err(|message| CliError::misused(message).hint("write KEY:ADD or KEY:REMOVE"))?;
-        sent.add(client, &mut body, &event)?;
+        sent.add(client, &mut body, &format::encode_json(&event))?;
     }
     if let Some(path) = &options.file {
         let lines: Box<dyn BufRead> = if path.as_os_str() == "-" {
@@ -84,7 +84,9 @@ pub fn send(client: &Client, options: &SendOptions, encoding: Encoding, output: 
                 CliError::failed(format!("{} line {}: {message}", path.display(), index + 1))
                     .hint(format!("{} events before it were sent", sent.accepted))
             })?;
-            sent.add(client, &mut body, &event)?;
+            // As it stands: its global_offset is no part of the event.
+            let json = if line.starts_with(b"{") { Bytes::copy_from_slice(line) } else { format::encode_json(&event) };
+            sent.add(client, &mut body, &json)?;
         }
     }
     sent.flush(client, &mut body)?;
@@ -105,8 +107,8 @@ fn parse(text: &[u8], encoding: Encoding) -> Result<Event, String> {
 }
 
 impl Sent {
-    fn add(&mut self, client: &Client, body: &mut Vec<u8>, event: &Event) -> Result<(), CliError> {
-        body.extend_from_slice(&format::encode_json(event));
+    fn add(&mut self, client: &Client, body: &mut Vec<u8>, json: &[u8]) -> Result<(), CliError> {
+        body.extend_from_slice(json);
         body.push(b'\n');
         if body.len() >= REQUEST_BYTES { self.flush(client, body) } else { Ok(()) }
     }

@@ -63,6 +63,17 @@ impl Book {
         Some(Finding { first: sequence, last: beyond.map_or(marked, |(first, _)| first) - 1, came })
     }
 
+    /// Which of these sequences never came and never will, as a mark has counted: what is sent of them all the same is
+    /// too late. `None` where that is not known any more of all of them.
+    pub fn too_late(&self, sequences: &[u64]) -> Option<Vec<u64>> {
+        let is_late = |sequence: u64| match self.is_received(sequence) {
+            Some(false) => Some(self.first_missing(sequence, sequence).is_none()),
+            received => received.map(|_| false),
+        };
+        let judged: Option<Vec<_>> = sequences.iter().map(|sequence| Some((*sequence, is_late(*sequence)?))).collect();
+        judged.map(|judged| judged.into_iter().filter(|(_, late)| *late).map(|(sequence, _)| sequence).collect())
+    }
+
     /// The sequence behind the last that is known to come no more; `None` with `header` as long as no mark has counted
     /// and no higher epoch has begun.
     pub(super) fn marked(&self, number: u8) -> Option<u64> {

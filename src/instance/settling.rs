@@ -48,6 +48,12 @@ impl Instance {
         self.observer().book().with_dead_letters(ranges)
     }
 
+    /// Of these sequences those that a mark has passed before they came: what was sent of them is too late. `None` where
+    /// that is not known of all of them.
+    pub fn too_late(&self, sequences: &[u64]) -> Option<Vec<u64>> {
+        self.observer().book().too_late(sequences)
+    }
+
     fn observer(&self) -> &Observer {
         &self.shared.observer
     }

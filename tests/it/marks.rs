@@ -407,6 +407,35 @@ fn a_source_topic_that_is_taken_out_holds_up_nothing() {
     assert_eq!(app.get("/api/v1/keys/a").1["value"], json!("6"));
 }
 
+/// What is sent below a mark that has counted is settled, and has failed.
+#[test]
+fn who_waits_for_what_comes_too_late_is_told_so() {
+    let app = App::start(|_| {});
+    app.append(0, event("a", "1", 1));
+    app.append(0, mark("10"));
+    app.until_frontier(10);
+    let send = |sequence: u64| {
+        let url = format!("{}/api/v1/events?wait=settled", app.running.as_ref().unwrap().url());
+        let body = json!({ "key": "a", "action": "ADD", "global_offset": sequence }).to_string();
+        let agent = Caller::default().agent();
+        let mut answer = agent.post(url).content_type("application/json").send(body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        (answer["dead_letters"].clone(), answer["failed"].clone())
+    };
+    assert_eq!(send(5), (json!(1), json!([5])));
+    assert_eq!(send(1), (json!(0), json!([])), "a copy");
+    assert_eq!(send(11), (json!(0), json!([])));
+    let line = |sequence: u64| json!({ "key": "b", "action": "ADD", "global_offset": sequence }).to_string();
+    let send = |sequences: [u64; 2]| {
+        std::fs::write(app.folder.path().join("lines"), sequences.map(line).join("\n")).unwrap();
+        let url = app.running.as_ref().unwrap().url();
+        run(app.folder.path(), &["send", "--server", &url, "--file", "lines", "--wait"])
+    };
+    assert_eq!(send([12, 13]).ok(), "accepted 2 events, sequences 12 to 13, settled\n");
+    assert!(send([7, 14]).failed(4).contains("1 dead letter in the cascades of what was sent: sequences 7"));
+}
+
 /// M4: an instance that was left behind under a lower epoch does not go on.
 #[test]
 fn an_instance_of_an_epoch_that_is_over_ends() {

@@ -113,13 +113,15 @@ impl From<Refusal> for ApiError {
                 "this dead letter is a source record that could not be read as an event",
                 "correct the record and send it again; `tidegate dead-letters show` has its bytes",
             ),
-            Refusal::Obstacle(Obstacle::AlreadyRetried) => {
-                ("already_retried", "this dead letter has been retried before", "?force=true retries it once more")
-            }
+            Refusal::Obstacle(Obstacle::AlreadyRetried) => (
+                "already_retried",
+                "this dead letter has been retried before",
+                "?force=true (--force) retries it once more",
+            ),
             Refusal::Obstacle(Obstacle::BeforeHorizon) => (
                 "before_horizon",
                 "the horizon has passed this event: what outdid it may be forgotten",
-                "?as=new sends it as a new event",
+                "?as=new (--as-new) sends it as a new event",
             ),
         };
         ApiError::new(StatusCode::CONFLICT, code, message).hint(hint)
