@@ -34,6 +34,13 @@ fn load(instance: &Running) {
     instance.drained();
 }
 
+/// What is held of a key once that is final.
+fn settled(instance: &Running, key: &str) -> Value {
+    let (status, held) = instance.get(&format!("/api/v1/keys/{key}?wait=settled"));
+    assert_eq!((status, &held["settled"]), (200, &true.into()), "{held}");
+    held
+}
+
 fn send(instance: &Running) {
     let lines: Vec<String> = (0..50)
         .map(|n| {
@@ -58,7 +65,7 @@ fn an_application_that_was_reset_starts_from_the_beginning() {
     assert!(said.contains("would be refused") && said.contains("in use"), "{said}");
     let said = reset(folder, &["--execute"]).failed(1);
     assert!(said.contains("in use by process") && said.contains("stop the instance"), "{said}");
-    let before = instance.holds("c7", "ADD");
+    let before = settled(&instance, "c7");
     stop(instance);
 
     let planned = preview(folder);
@@ -92,7 +99,8 @@ fn an_application_that_was_reset_starts_from_the_beginning() {
     reset(folder, &["--execute"]).ok();
 
     let instance = Running::start(folder, &[]);
-    assert_eq!(instance.holds("c7", "ADD"), before);
+    instance.holds("c7", "ADD");
+    assert_eq!(settled(&instance, "c7"), before);
     instance.holds("k1", "REMOVE");
     instance.drained();
     verified(folder);
