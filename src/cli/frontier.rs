@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::Client;
 use super::error::CliError;
@@ -38,7 +38,12 @@ pub fn frontier(client: &Client, options: &FrontierOptions, output: Output) -> R
     }
     let mut last = Value::Null;
     loop {
-        let standing = client.get("/api/v1/frontier")?;
+        let standing = match client.get("/api/v1/frontier") {
+            Ok(standing) => standing,
+            // An instance that does not answer is an error the first time only: later it may come back.
+            Err(error) if options.follow && !last.is_null() => json!({ "error": error.to_string() }),
+            Err(error) => return Err(error),
+        };
         if standing != last {
             match output {
                 // A line each, for scripts that read on.
@@ -112,6 +117,9 @@ fn of_root(root: &Value) -> String {
 }
 
 fn told(standing: &Value) -> String {
+    if let Some(error) = standing["error"].as_str() {
+        return format!("no answer: {error}");
+    }
     let frontier = match &standing["unavailable"] {
         Value::Null => cell(&standing["frontier"]),
         reason => format!("unknown ({})", cell(reason)),

@@ -150,7 +150,7 @@ fn the_command_line_previews_a_selection_and_retries_it() {
     };
     assert_eq!(
         told(&["--all"]),
-        json!({ "executed": false, "to_retry": 47, "already_retried": 0, "not_an_event": 0,
+        json!({ "executed": false, "to_retry": 47, "already_retried": 0, "not_an_event": 0, "before_horizon": 0,
                 "causes": { "rejected": 40, "exhausted": 7 } })
     );
     assert!(list(&instance).iter().all(|letter| letter["retried"] == false), "a preview changes nothing");
@@ -193,6 +193,9 @@ fn what_the_horizon_has_passed_is_sent_only_as_new() {
     refused(&instance, of(&found, "a"), "?force=true", "before_horizon");
     let (_, answer) = retry(&instance, of(&found, "a"), "");
     assert!(answer["error"]["hint"].as_str().unwrap().contains("as=new"), "{answer}");
+    let previewed = instance.command(&["--output", "json", "dead-letters", "retry", "--all"]).ok();
+    let previewed: Value = serde_json::from_str(&previewed).unwrap();
+    assert_eq!((&previewed["to_retry"], &previewed["before_horizon"]), (&json!(0), &json!(2)), "{previewed}");
     let said = instance.command(&["dead-letters", "retry", "--all", "--execute"]).ok();
     assert!(said.contains("before the horizon") && said.contains("--as-new"), "{said}");
     assert!(list(&instance).iter().all(|letter| letter["retried"] == false));

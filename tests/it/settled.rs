@@ -1,9 +1,12 @@
 //! What is final: the frontier, single roots, and waiting for them.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::running::{Running, eventually};
+use crate::running::{Running, eventually, tidegate};
 
 const JSON: &str = "application/json";
 
@@ -185,6 +188,35 @@ fn the_command_line_waits_and_tells() {
     let slow = cascade("b", 5_000, "x");
     let said = instance.command_with(&["send", "--file", "-", "--wait", "--timeout", "50ms"], &slow).failed(1);
     assert!(said.contains("not_settled"), "{said}");
+}
+
+#[test]
+fn who_follows_waits_for_an_instance_that_is_away() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &[]);
+    let follow = |url: &str| {
+        let mut command = tidegate(folder.path());
+        command.args(["--server", url, "--output", "json", "frontier", "--follow"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut follower = follow(&instance.url);
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().expect("it goes on").unwrap()).unwrap() };
+    assert_eq!(next()["frontier"], Value::Null);
+    let url = instance.url.clone();
+    instance.kill();
+    assert!(next()["error"].as_str().unwrap().contains(url.trim_start_matches("http://")));
+    // At the same address.
+    let mut again = tidegate(folder.path());
+    again.args(["run", "--handler", "scripted", "--listen", url.trim_start_matches("http://")]);
+    again.args(["--set", "processing.partitions=4", "--set", "application.instance_id=one"]);
+    let mut again = again.stderr(Stdio::null()).spawn().unwrap();
+    eventually("told again", || (next()["unsettled"] == 0).then_some(()));
+    for process in [&mut follower, &mut again] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    assert_eq!(follow(&url).wait().unwrap().code(), Some(1), "one that never answered");
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct RetriedPage {
     accepted: usize,
     /// Not sent: they were before.
     already_retried: usize,
-    /// Not sent: source records that could not be decoded.
+    /// Not sent: source records that were refused, such as undecodable ones.
     not_an_event: usize,
     /// Not sent: the horizon has passed them; `as=new` sends them as new events.
     before_horizon: usize,
@@ -105,13 +105,13 @@ enum Refusal {
     Obstacle(Obstacle),
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> ApiError {
-        let (code, message, hint) = match refusal {
+impl Refusal {
+    fn told(self, source: StampSource) -> ApiError {
+        let (code, message, hint) = match self {
             Refusal::NotAnEvent => (
                 "not_an_event",
-                "this dead letter is a source record that could not be read as an event",
-                "correct the record and send it again; `tidegate dead-letters show` has its bytes",
+                "this dead letter is a source record that was refused: it has no place in the order",
+                "correct what its cause says and send it again; `tidegate dead-letters show` has its bytes",
             ),
             Refusal::Obstacle(Obstacle::AlreadyRetried) => (
                 "already_retried",
@@ -121,7 +121,10 @@ impl From<Refusal> for ApiError {
             Refusal::Obstacle(Obstacle::BeforeHorizon) => (
                 "before_horizon",
                 "the horizon has passed this event: what outdid it may be forgotten",
-                "?as=new (--as-new) sends it as a new event",
+                match source {
+                    StampSource::Header => "send it again as a new event, under a global_offset of its own",
+                    _ => "?as=new (--as-new) sends it as a new event",
+                },
             ),
         };
         ApiError::new(StatusCode::CONFLICT, code, message).hint(hint)
@@ -143,7 +146,7 @@ impl From<Refusal> for ApiError {
     responses(
         (status = 202, body = Retried, description = "It is committed that the event is handled once more"),
         (status = 404, body = Failure, description = "`unknown_dead_letter`"),
-        (status = 409, body = Failure, description = "`already_retried`; `not_an_event`: it could not be decoded; `before_horizon`; `no_sequence`: `as=new` where `source.stamp` is `header`; `needs_exactly_once`"),
+        (status = 409, body = Failure, description = "`already_retried`; `not_an_event`: a source record that was refused; `before_horizon`; `no_sequence`: `as=new` where `source.stamp` is `header`; `needs_exactly_once`"),
         (status = 503, body = Failure, description = "`not_ready`: whether it was sent is not known if that was tried; `retried` in the list tells"),
     )
 )]
@@ -164,14 +167,15 @@ pub async fn one(
     let here = async {
         let Letter { partition, offset } = letter;
         let record = ask(&front, move |shelf| shelf.one(partition, offset)).await?.ok_or_else(|| unknown(letter))?;
-        let event = judge(&instance, letter, &record, how)?;
+        let told = |refusal: Refusal| refusal.told(instance.config().source.stamp);
+        let event = judge(&instance, letter, &record, how).map_err(told)?;
         let stamp = event.stamp.clone();
         let Some((stamps, verdicts)) = send(&instance, partition, vec![(letter, event)], how).await? else {
             return Ok(None);
         };
         match verdicts.first() {
-            Some(Verdict::Second) => return Err(Refusal::Obstacle(Obstacle::AlreadyRetried).into()),
-            Some(Verdict::Overtaken) => return Err(Refusal::Obstacle(Obstacle::BeforeHorizon).into()),
+            Some(Verdict::Second) => return Err(told(Refusal::Obstacle(Obstacle::AlreadyRetried))),
+            Some(Verdict::Overtaken) => return Err(told(Refusal::Obstacle(Obstacle::BeforeHorizon))),
             _ => {}
         }
         let stamp = if how.as_new { stamps.into_iter().next() } else { Some(stamp) };

@@ -15,6 +15,7 @@ use super::super::error::CliError;
 use super::super::output::{self, Output, cell};
 use super::{PAGE, Pages, cause};
 use crate::cause::Cause;
+use crate::stamp::Stamp;
 
 /// A partition that moves takes retries again within some seconds: so often and with such pauses it is asked again.
 const TRIES: u32 = 30;
@@ -122,10 +123,8 @@ impl Totals {
         if output == Output::Json {
             let name = if executed { "accepted" } else { "to_retry" };
             let mut told = json!({ "executed": executed, name: accepted, "already_retried": already_retried,
-                                   "not_an_event": not_an_event });
-            if executed {
-                told["before_horizon"] = (*before_horizon).into();
-            } else {
+                                   "not_an_event": not_an_event, "before_horizon": before_horizon });
+            if !executed {
                 told["causes"] = json!(causes);
             }
             return output::json(&told);
@@ -135,7 +134,7 @@ impl Totals {
         rows.extend(causes.iter().map(|(cause, count)| [String::new(), format!("of them {cause}"), count.to_string()]));
         for (why, count) in [
             ("retried before", already_retried),
-            ("no events: the records could not be decoded", not_an_event),
+            ("no events: source records that were refused", not_an_event),
             ("before the horizon: --as-new sends them as new events", before_horizon),
         ] {
             rows.extend((*count > 0).then(|| ["keep".to_owned(), why.to_owned(), count.to_string()]));
@@ -151,11 +150,15 @@ impl Totals {
 fn preview(client: &Client, options: &RetryOptions, output: Output) -> Result<(), CliError> {
     let mut pages = Pages { client, cause: options.cause, full: false, after: None };
     let (mut totals, mut causes) = (Totals::default(), BTreeMap::new());
+    let sequence =
+        |told: &Value| told.as_str().map_or_else(|| told.as_u64(), |told| Some(Stamp::from_str(told).ok()?.sequence));
+    let horizon = sequence(&client.get("/api/v1/frontier")?["horizon"]).filter(|_| !options.as_new);
     loop {
         for letter in pages.next(PAGE)? {
             match () {
                 () if letter["kind"] != "event" => totals.not_an_event += 1,
                 () if letter["retried"] == true && !options.force => totals.already_retried += 1,
+                () if horizon.is_some() && sequence(&letter["stamp"]) <= horizon => totals.before_horizon += 1,
                 () => {
                     totals.accepted += 1;
                     *causes.entry(cell(&letter["cause"])).or_default() += 1;
