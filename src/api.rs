@@ -6,6 +6,7 @@ mod dead_letters;
 mod events;
 mod everywhere;
 mod frontier;
+mod held;
 mod instances;
 mod keys;
 mod openapi;

@@ -14,7 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::Value;
 
 use super::bytes::{base64, read};
-use super::keys::{KeyPage, entries};
+use super::held::{KeyPage, entries};
 use crate::instance::Instance;
 use crate::instance::view::ListQuery;
 use crate::server::Front;

@@ -1,70 +1,24 @@
 //! `GET /api/v1/keys/{key}` and `GET /api/v1/keys`: what keys hold, committed, whoever owns them.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode, percent_encode};
-use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 
-use super::bytes::{base64, split};
+use super::bytes::base64;
 use super::everywhere;
 use super::frontier::{check_counted, not_settled, wait_of};
+use super::held::{Held, KeyPage, entries};
 use super::query::{Query, refuse};
-use crate::entry::Entry;
 use crate::event::MAX_KEY_BYTES;
 use crate::instance::Instance;
-use crate::instance::view::{KeyEntry, ListQuery, Lookup, Page};
+use crate::instance::view::{ListQuery, Lookup};
 use crate::server::Front;
 use crate::server::error::ApiError;
 use crate::server::limits::is_forwarded;
-
-/// What a key holds.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Held {
-    /// The key, where it is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    /// The key, where it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_base64: Option<String>,
-    /// `ADD` or `REMOVE`.
-    action: &'static str,
-    /// The value, where it is UTF-8; null where there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    value: Option<Option<String>>,
-    /// The value, where it is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
-    /// The stamp of the event that made it so.
-    stamp: String,
-    /// Whether the cascade of this stamp's root is settled; null where that is not known.
-    #[schema(required)]
-    settled: Option<bool>,
-    /// The key's partition.
-    partition: i32,
-    /// The instance that owns it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<String>,
-}
-
-impl Held {
-    fn new(key: &[u8], entry: &Entry, partition: i32, settled: Option<bool>) -> Held {
-        let (key, key_base64) = split(key);
-        let (value, value_base64) = match entry.value.as_deref().map(split) {
-            None => (Some(None), None),
-            Some((Some(text), _)) => (Some(Some(text)), None),
-            Some((None, base64)) => (None, base64),
-        };
-        let (action, stamp) = (entry.action.as_str(), entry.stamp.to_string());
-        Held { key, key_base64, action, value, value_base64, stamp, settled, partition, instance: None }
-    }
-}
 
 /// What a key holds. Any instance answers: it asks the owner.
 #[utoipa::path(
@@ -112,8 +66,9 @@ pub async fn get(
     }
     match instance.lookup_settled(key.clone(), known).await {
         (Lookup::Here { partition, entry: Some(entry) }, settled) => {
-            let held = Held::new(&key, &entry, partition, settled);
-            Ok((StatusCode::OK, Json(json!(Held { instance: Some(instance.status().instance), ..held }))))
+            let mut held = Held::new(&key, &entry, partition, settled);
+            held.instance = Some(instance.status().instance);
+            Ok((StatusCode::OK, Json(json!(held))))
         }
         (Lookup::Here { partition, entry: None }, _) => {
             let key = json!(String::from_utf8_lossy(&key));
@@ -166,37 +121,6 @@ pub(super) fn not_owner(partition: i32) -> ApiError {
         .with("partition", partition)
 }
 
-/// A page of keys.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct KeyPage {
-    /// In byte order of keys.
-    #[schema(value_type = Vec<Held>)]
-    pub entries: Vec<Value>,
-    /// Pass it as `after` for the next page; null when there is no more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub next: Option<Option<String>>,
-    /// The same, to be passed as `after_base64`, where it is not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_base64: Option<String>,
-    /// Between instances: the partitions that this is of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(ignore)]
-    pub partitions: Option<BTreeSet<i32>>,
-}
-
-impl KeyPage {
-    /// The page with these entries.
-    pub fn new(entries: Vec<Value>, next: Option<&[u8]>) -> KeyPage {
-        let (next, next_base64) = match next.map(split) {
-            None => (Some(None), None),
-            Some((Some(text), _)) => (Some(Some(text)), None),
-            Some((None, base64)) => (None, base64),
-        };
-        KeyPage { entries, next, next_base64, partitions: None }
-    }
-}
-
 /// Keys in byte order, over all partitions of all instances. A page ends early where its values are large.
 #[utoipa::path(
     get,
@@ -246,13 +170,4 @@ pub async fn list(
         partitions: Some(partitions),
         ..KeyPage::new(entries(&instance, frontier, &page), page.next.as_deref())
     }))
-}
-
-/// The entries of a page as the answer has them; `frontier` is from before it was read.
-pub fn entries(instance: &Instance, frontier: Option<u64>, page: &Page) -> Vec<Value> {
-    let entry = |held: &KeyEntry| {
-        let settled = instance.settled_as_of(frontier, &held.entry.stamp);
-        json!(Held::new(&held.key, &held.entry, held.partition, settled))
-    };
-    page.entries.iter().map(entry).collect()
 }
