@@ -22,15 +22,13 @@ mod verdict;
 mod verify;
 mod watch;
 
-use std::process::ExitCode;
-
 use axum::Router;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::LogKind;
 use crate::handler::builtin;
-use crate::server::{Front, bind};
+use crate::server::{Front, bind, process};
 use client::{Client, ServerOptions};
 use error::CliError;
 use keys::Encoding;
@@ -103,15 +101,16 @@ enum ConfigVerb {
     Show(ConfigOptions),
 }
 
-/// Runs the command line of this process; `doors` are the routes at which an instance answers.
-pub fn main(doors: Router<Front>) -> ExitCode {
-    match dispatch(Cli::parse(), doors) {
-        Ok(()) => ExitCode::SUCCESS,
+/// Runs the command line of this process, and ends it; `doors` are the routes at which an instance answers.
+pub fn main(doors: Router<Front>) -> ! {
+    let code = match dispatch(Cli::parse(), doors) {
+        Ok(()) => 0,
         Err(error) => {
             error.print();
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
-    }
+    };
+    process::exit(code)
 }
 
 /// All that can be known to be wrong without a log.

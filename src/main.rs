@@ -1,7 +1,5 @@
 //! The binary: the command line, and the doors at which an instance answers.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() {
     tidegate::cli::main(tidegate::api::routes())
 }

@@ -118,8 +118,10 @@ fn the_token_is_seen_nowhere() {
     seen.push(String::from_utf8(help.arg("--help").env("TIDEGATE_TOKEN", TOKEN).output().unwrap().stdout).unwrap());
     instance.signal("TERM");
     eventually("it says that it stops", || {
-        seen.extend(instance.logged());
-        seen.last()?.contains("stopped").then_some(())
+        let logged = instance.logged();
+        let stopped = logged.iter().any(|line| line.contains("stopped"));
+        seen.extend(logged);
+        stopped.then_some(())
     });
     assert_eq!(instance.ended(), Some(0));
     for text in &seen {

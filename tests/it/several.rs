@@ -186,6 +186,18 @@ fn answers_everywhere(app: &App, instances: usize) {
     }
 }
 
+/// A database that is closed while the process ends would abort it.
+#[test]
+fn an_instance_that_has_ended_has_left_its_log() {
+    let mut app = App::plain();
+    app.start("one", "");
+    app.settled();
+    let (_, process) = app.running.pop().unwrap();
+    assert!(Arc::strong_count(&app.log) > 1);
+    app.runtime.block_on(process.stop()).unwrap();
+    assert_eq!(Arc::strong_count(&app.log), 1);
+}
+
 #[test]
 fn any_instance_answers_for_all_keys() {
     let mut app = App::plain();
