@@ -121,7 +121,11 @@ impl Sequencer {
                 }
                 Ok(Place::Copy) => source.position = record.offset + 1,
                 Err(Stop::Refused(reason)) => refuse(source, record, &reason, outbox),
-                Err(Stop::Held(held)) => return (taken, Some(held)),
+                Err(Stop::Held(held)) => {
+                    // All before it is done: what lies between was no record. A mark's end may lie there.
+                    source.position = record.offset;
+                    return (taken, Some(held));
+                }
             }
             taken += 1;
         }
