@@ -1,5 +1,6 @@
 //! `POST /api/v1/events`: primary events come in, all or none of a request.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
@@ -72,10 +73,10 @@ impl Outcome {
         sequences.sort_unstable();
         sequences.dedup();
         let known = instance.with_dead_letters(&runs(&sequences).collect::<Vec<_>>());
-        // What a mark had passed before it came is refused, and no root.
-        let late = instance.too_late(&sequences);
-        let known = known.zip(late).map(|(known, late)| {
-            let mut known: Vec<(u64, u32)> = known.into_iter().chain(late.into_iter().map(|late| (late, 1))).collect();
+        // A record that was refused is no root, and a dead letter.
+        let refused = instance.not_received(&sequences);
+        let known = known.zip(refused).map(|(mut known, refused)| {
+            known.extend(refused.into_iter().map(|refused| (refused, 1)));
             known.sort_unstable();
             known
         });
@@ -163,7 +164,9 @@ pub async fn post(
         outcome: None,
     };
     let Some(timeout) = wait else { return Ok((StatusCode::ACCEPTED, Json(answer)).into_response()) };
-    if settled(&instance, &sequences, timeout).await? {
+    // The sequence of a record may have come before, and it may be refused: what was sent is the record.
+    let end = offsets.last().filter(|_| stamp == StampSource::Header).map(|last| last + 1);
+    if settled(&instance, &sequences, end, timeout).await? {
         let outcome = Some(Outcome::of(&instance, &sequences, before));
         return Ok((StatusCode::OK, Json(Accepted { outcome, ..answer })).into_response());
     }
@@ -177,12 +180,24 @@ pub async fn post(
 }
 
 /// Whether the cascades of what was sent are settled within the time. With `arrival` their sequences are not known:
-/// everything that has been received when they are is waited for.
-async fn settled(instance: &Instance, sequences: &[u64], timeout: Duration) -> Result<bool, ApiError> {
+/// everything that has been received when they are is waited for. Where records stand for themselves they are received,
+/// or refused, below `end`.
+async fn settled(
+    instance: &Instance,
+    sequences: &[u64],
+    end: Option<i64>,
+    timeout: Duration,
+) -> Result<bool, ApiError> {
     let all = async {
-        let ranges = match sequences {
-            [] => instance.received().await.map_err(refused_by_log)?,
-            sequences => runs(sequences).collect(),
+        let ranges = match (sequences, end) {
+            ([], _) => instance.received().await.map_err(refused_by_log)?,
+            (sequences, None) => runs(sequences).collect(),
+            (sequences, Some(end)) => {
+                instance.taken(end).await.map_err(refused_by_log)?;
+                let refused: BTreeSet<u64> = instance.not_received(sequences).into_iter().flatten().collect();
+                let received: Vec<u64> = sequences.iter().filter(|of| !refused.contains(of)).copied().collect();
+                runs(&received).collect()
+            }
         };
         instance.settled(&ranges).await;
         Ok::<(), ApiError>(())

@@ -314,14 +314,21 @@ impl Book {
     pub fn is_settled(&self, sequence: u64, generation: u32) -> Option<bool> {
         let mut others = self.others.range((sequence, generation, 0)..=(sequence, generation, u32::MAX));
         let is_pending = others.next().is_some() || (generation == 0 && !self.originals.pending(sequence).is_empty());
-        let is_known = generation > 0 || planted::is(Bug::UnreadSettled);
-        let received = if is_known { Some(true) } else { self.is_received(sequence) };
+        let received = match generation {
+            _ if planted::is(Bug::UnreadSettled) => Some(true),
+            0 => self.is_received(sequence),
+            // Whether a replay was read is not kept: one of which nothing is pending may not have been.
+            _ => None,
+        };
         if is_pending { Some(false) } else { received }.filter(|_| !self.uncounted)
     }
 
-    /// The next offset to be read of a source partition.
-    pub fn position(&self, topic: &str, partition: i32) -> i64 {
-        self.positions.get(&(topic.to_owned(), partition)).map_or(0, |at| at.position)
+    /// The next offset to be read of a source partition, of the topic with this id: of one that was deleted since and
+    /// created anew its positions say nothing. An empty id is any.
+    pub fn position(&self, topic: &str, partition: i32, topic_id: &str) -> i64 {
+        let is_same =
+            |at: &&proto::SourcePosition| at.topic_id == topic_id || at.topic_id.is_empty() || topic_id.is_empty();
+        self.positions.get(&(topic.to_owned(), partition)).filter(is_same).map_or(0, |at| at.position)
     }
 
     /// Whether everything of these sequences, first and last each, was received and is settled. The first that is

@@ -35,7 +35,7 @@ impl Book {
     }
 
     /// Whether a root was received; `None` where that is not known any more.
-    pub(super) fn is_received(&self, sequence: u64) -> Option<bool> {
+    pub fn is_received(&self, sequence: u64) -> Option<bool> {
         match self.epochs.get(&((sequence >> EPOCH_SHIFT) as u8)).filter(|epoch| sequence < epoch.end) {
             None => Some(false),
             Some(epoch) if epoch.is_ordered => Some(true),
@@ -61,17 +61,6 @@ impl Book {
         let mut came: Vec<(u64, u64)> = runs.flat_map(events).take(KNOWN_AT_ONCE + 1).collect();
         let beyond = if came.len() > KNOWN_AT_ONCE { came.pop() } else { None };
         Some(Finding { first: sequence, last: beyond.map_or(marked, |(first, _)| first) - 1, came })
-    }
-
-    /// Which of these sequences never came and never will, as a mark has counted: what is sent of them all the same is
-    /// too late. `None` where that is not known any more of all of them.
-    pub fn too_late(&self, sequences: &[u64]) -> Option<Vec<u64>> {
-        let is_late = |sequence: u64| match self.is_received(sequence) {
-            Some(false) => Some(self.first_missing(sequence, sequence).is_none()),
-            received => received.map(|_| false),
-        };
-        let judged: Option<Vec<_>> = sequences.iter().map(|sequence| Some((*sequence, is_late(*sequence)?))).collect();
-        judged.map(|judged| judged.into_iter().filter(|(_, late)| *late).map(|(sequence, _)| sequence).collect())
     }
 
     /// The sequence behind the last that is known to come no more; `None` with `header` as long as no mark has counted

@@ -31,7 +31,7 @@ impl Runs {
         if self.runs.len() > MANY
             && let Some((_, end)) = self.runs.pop_first()
         {
-            self.floor = end;
+            self.floor = self.floor.max(end);
         }
     }
 

@@ -265,7 +265,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(rest.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]), whole.with_dead_letters(&[(0, 40), (1 << 56, u64::MAX)]));
-                prop_assert_eq!(rest.position("t", 0), whole.position("t", 0));
+                prop_assert_eq!(rest.position("t", 0, ""), whole.position("t", 0, ""));
                 for &(epoch, sequence, number, _) in before.iter().chain(&after) {
                     for position in [20, 25] {
                         let retry = retry(epoch, sequence, number, position);

@@ -41,6 +41,11 @@ impl Instance {
         };
         blocking(append).await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
     }
+
+    /// Where [`Instance::append`] writes.
+    pub(super) fn first_source(&self) -> TopicPartition {
+        TopicPartition::new(&self.shared.topics.sources[0], 0)
+    }
 }
 
 fn record(event: &Event) -> NewRecord {

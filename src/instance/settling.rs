@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::engine::Question;
 use super::observer::Observer;
+use super::topology::describe_sources;
 use super::view::{Lookup, Places};
 use super::{Instance, blocking};
 use crate::frontier::{Book, Root, Standing};
@@ -48,10 +49,13 @@ impl Instance {
         self.observer().book().with_dead_letters(ranges)
     }
 
-    /// Of these sequences those that a mark has passed before they came: what was sent of them is too late. `None` where
-    /// that is not known of all of them.
-    pub fn too_late(&self, sequences: &[u64]) -> Option<Vec<u64>> {
-        self.observer().book().too_late(sequences)
+    /// Of these sequences those that were not received: refused, where [`Instance::taken`] has seen them read. `None`
+    /// where that is not known of all of them.
+    pub fn not_received(&self, sequences: &[u64]) -> Option<Vec<u64>> {
+        let book = self.observer().book();
+        let judged: Option<Vec<_>> =
+            sequences.iter().map(|sequence| Some((*sequence, book.is_received(*sequence)?))).collect();
+        judged.map(|judged| judged.into_iter().filter(|(_, came)| !came).map(|(sequence, _)| sequence).collect())
     }
 
     fn observer(&self) -> &Observer {
@@ -93,30 +97,57 @@ impl Instance {
     /// # Errors
     /// What the log says.
     pub async fn received(&self) -> Result<Ranges, LogError> {
-        let partitions = self.source_partitions().await?;
-        let log = Arc::clone(self.log());
-        let ends = blocking(move || {
-            let end = |of: TopicPartition| log.watermarks(&of).map(|ends| (of, ends.high));
-            partitions.into_iter().map(end).collect::<Result<Vec<_>, _>>()
-        });
-        let ends = ends.await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))?;
-        for (of, end) in ends {
-            loop {
-                let is_read = |book: &Book| book.position(&of.topic, of.partition) >= end;
-                if tokio::time::timeout(PATIENCE, self.observer().wait(is_read)).await.is_ok() {
-                    break;
-                }
-                // What is left may be no records at all, but the marks of transactions.
-                let position = self.observer().book().position(&of.topic, of.partition);
-                let (log, rest) = (Arc::clone(self.log()), of.clone());
-                let is_empty = blocking(move || is_empty(log.as_ref(), &rest, position, end)).await;
-                if is_empty.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))? {
-                    break;
+        let shared = Arc::clone(&self.shared);
+        let ends = move || {
+            let mut ends = Vec::new();
+            for (name, found) in shared.topics.sources.iter().zip(describe_sources(&*shared.log, &shared.topics)?) {
+                for partition in 0..found.partitions {
+                    let of = TopicPartition::new(name, partition);
+                    let end = shared.log.watermarks(&of)?.high;
+                    ends.push((of, found.id.clone(), end));
                 }
             }
+            Ok(ends)
+        };
+        let ends = blocking(ends).await.unwrap_or_else(|| Err(stops()))?;
+        for (of, id, end) in ends {
+            self.read_up_to(&of, &id, end).await?;
         }
         Ok(self.observer().book().all())
     }
+
+    /// Resolves when what [`Instance::append`] has put below `end` has been received, or refused.
+    ///
+    /// # Errors
+    /// What the log says.
+    pub async fn taken(&self, end: i64) -> Result<(), LogError> {
+        let shared = Arc::clone(&self.shared);
+        let found = blocking(move || describe_sources(&*shared.log, &shared.topics)).await;
+        let id = found.unwrap_or_else(|| Err(stops()))?.swap_remove(0).id;
+        self.read_up_to(&self.first_source(), &id, end).await
+    }
+
+    /// Resolves when a source partition has been read to `end`, as progress tells.
+    async fn read_up_to(&self, of: &TopicPartition, topic_id: &str, end: i64) -> Result<(), LogError> {
+        loop {
+            let position = |book: &Book| book.position(&of.topic, of.partition, topic_id);
+            let is_read = |book: &Book| position(book) >= end;
+            if tokio::time::timeout(PATIENCE, self.observer().wait(is_read)).await.is_ok() {
+                return Ok(());
+            }
+            // What is left may be no records at all, but the marks of transactions.
+            let position = position(&self.observer().book());
+            let (log, rest) = (Arc::clone(self.log()), of.clone());
+            let is_empty = blocking(move || is_empty(log.as_ref(), &rest, position, end)).await;
+            if is_empty.unwrap_or_else(|| Err(stops()))? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn stops() -> LogError {
+    LogError::Fatal("the instance stops".into())
 }
 
 /// See [`Instance::settled_as_of`].

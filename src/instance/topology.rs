@@ -278,14 +278,25 @@ pub fn check_sources(
 }
 
 /// All partitions that the source topics have now; they may have been given more.
+///
+/// # Errors
+/// What the log says, and [`LogError::UnknownTopic`]: a broker may not know a topic for a moment. Without its partitions
+/// what rests on all of them, such as the ends of a mark, would be wrong for good.
 pub fn source_partitions(log: &dyn Log, topics: &Topics) -> Result<Vec<TopicPartition>, LogError> {
-    let names: Vec<&str> = topics.sources.iter().map(|name| &**name).collect();
-    let found = log.describe(&names)?;
-    let of = |(name, found): (&Arc<str>, Option<TopicDescription>)| {
-        let count = found.map_or(0, |found| found.partitions);
-        (0..count).map(|partition| TopicPartition::new(name, partition)).collect::<Vec<_>>()
+    let of = |(name, found): (&Arc<str>, TopicDescription)| {
+        (0..found.partitions).map(|partition| TopicPartition::new(name, partition)).collect::<Vec<_>>()
     };
-    Ok(topics.sources.iter().zip(found).flat_map(of).collect())
+    Ok(topics.sources.iter().zip(describe_sources(log, topics)?).flat_map(of).collect())
+}
+
+/// What the source topics are now, in their order.
+///
+/// # Errors
+/// As [`source_partitions`].
+pub fn describe_sources(log: &dyn Log, topics: &Topics) -> Result<Vec<TopicDescription>, LogError> {
+    let names: Vec<&str> = topics.sources.iter().map(|name| &**name).collect();
+    let found = names.iter().zip(log.describe(&names)?);
+    found.map(|(name, found)| found.ok_or_else(|| LogError::UnknownTopic((*name).to_owned()))).collect()
 }
 
 /// Whether an internal topic fits.

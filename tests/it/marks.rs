@@ -194,7 +194,7 @@ fn a_mark_counts_when_all_that_was_sent_before_it_is_received() {
     eventually("the mark is acknowledged", || {
         let (book, marks) = app.book();
         let greatest = book.marks().greatest(0) == Some(10) && book.known(20).is_some();
-        (greatest && marks.contains(&10) && book.position("events", 1) >= 4).then_some(())
+        (greatest && marks.contains(&10) && book.position("events", 1, "") >= 4).then_some(())
     });
     app.append(0, event("b", "21", 21));
     app.until_received(21);
@@ -224,6 +224,22 @@ fn the_end_of_a_transaction_that_leaves_nothing_holds_up_no_mark() {
     app.log.decide(open, false).unwrap();
     app.until_frontier(7);
     assert_eq!(app.get("/api/v1/roots/2").0, 404);
+    app.verify();
+}
+
+/// A record that is held stands behind the end of a transaction: the position is that of the record.
+#[test]
+fn what_is_held_behind_the_end_of_a_transaction_holds_up_no_mark() {
+    let app = App::start(|_| {});
+    app.append(0, event("a", "1", 1));
+    app.until_received(1);
+    let open = app.append_open("events", 1, event("b", "2", 2));
+    app.append(0, mark("7"));
+    app.until_told(7);
+    app.append(1, event("b", "too late", 4));
+    app.log.decide(open, false).unwrap();
+    app.until_frontier(7);
+    app.until_dead_letters(&[("too_late", 1, 1)]);
     app.verify();
 }
 
@@ -370,7 +386,7 @@ fn a_mark_of_a_higher_epoch_waits_for_partitions_that_lag() {
     app.append(0, mark("3"));
     eventually("the mark is acknowledged", || {
         let (book, _) = app.book();
-        (book.marks().greatest(1) == Some(3) && book.position("events", 1) == 0).then_some(())
+        (book.marks().greatest(1) == Some(3) && book.position("events", 1, "") == 0).then_some(())
     });
     app.append(1, event("b", "4", 4));
     received("e1:4");

@@ -5,6 +5,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use tidegate::log::Log;
+use tidegate::log::embedded::{EmbeddedLog, EmbeddedOptions};
 
 use crate::running::{Running, eventually, tidegate};
 
@@ -185,6 +187,8 @@ fn the_command_line_waits_and_tells() {
     instance.command_with(&["send", "--file", "-"], &file).ok();
     let held = instance.command(&["--output", "json", "get", "a-last", "--wait"]).ok();
     assert!(held.contains("\"settled\": true"), "{held}");
+    let nothing = instance.command(&["send", "--wait"]).failed(2);
+    assert!(nothing.contains("<KEY:ACTION|--file <FILE>>"), "{nothing}");
     let slow = cascade("b", 5_000, "x");
     let said = instance.command_with(&["send", "--file", "-", "--wait", "--timeout", "50ms"], &slow).failed(1);
     assert!(said.contains("not_settled"), "{said}");
@@ -267,4 +271,44 @@ fn sequences_given_when_read_are_waited_for() {
     assert_eq!((status, &answer["dead_letters"]), (200, &Value::Null), "whose they are is not known: {answer}");
     let said = instance.command_with(&["send", "--file", "-", "--wait"], &rejected).failed(4);
     assert!(said.contains("not known"), "{said}");
+}
+
+/// Whoever sends a record waits for that one, also where its sequence has come before, or is refused.
+#[test]
+fn a_copy_and_a_refused_record_are_waited_for() {
+    let folder = tempdir().unwrap();
+    let header = ["--set", "source.stamp=header", "--set", "source.max_jump=1000", "--set", "handler.retry.attempts=1"];
+    let instance = Running::start(folder.path(), &header);
+    let send = |payload: Value, sequence: u64| {
+        let event = json!({ "key": "d", "action": "ADD", "global_offset": sequence, "payload": payload });
+        let (status, answer) = instance.post_to("/api/v1/events?wait=settled", JSON, event.to_string());
+        (status, answer["dead_letters"].clone(), answer["failed"].clone())
+    };
+    assert_eq!(send(json!({ "fail": { "how": "reject" } }), 10), (200, json!(1), json!([10])));
+    assert_eq!(send(json!({ "value": "second", "work_ms": 300 }), 10), (200, json!(1), json!([10])));
+    assert_eq!(instance.get("/api/v1/keys/d").1["value"], "second");
+    assert_eq!(send(json!({ "value": "far" }), 9000), (200, json!(1), json!([9000])), "sequence_jump");
+    assert_eq!(send(json!({ "value": "third" }), 11), (200, json!(0), json!([])));
+}
+
+/// With a new source topic and a higher epoch positions of before say nothing.
+#[test]
+fn what_is_sent_to_a_new_topic_is_waited_for() {
+    let folder = tempdir().unwrap();
+    let instance = Running::start(folder.path(), &["--set", "source.stamp=arrival"]);
+    let lines: Vec<String> = (0..20).map(|n| cascade(&format!("b-{n}"), 0, "before")).collect();
+    let (status, _) = instance.post_to("/api/v1/events?wait=settled", "application/x-ndjson", lines.join("\n"));
+    assert_eq!(status, 200);
+    instance.signal("TERM");
+    assert_eq!(instance.ended(), Some(0));
+    EmbeddedLog::open(folder.path().join("tidegate-data/log"), EmbeddedOptions::default())
+        .unwrap()
+        .delete_topics(&["events"])
+        .unwrap();
+    let epoch = ["--set", "source.stamp=arrival", "--set", "source.epoch=1"];
+    let instance = Running::start(folder.path(), &epoch);
+    let (status, answer) = instance.post_to("/api/v1/events?wait=settled", JSON, cascade("a", 100, "x"));
+    assert_eq!((status, &answer["dead_letters"]), (200, &json!(0)), "{answer}");
+    let (_, held) = instance.get("/api/v1/keys/a-last");
+    assert_eq!((&held["value"], &held["settled"]), (&json!("x"), &json!(true)), "{held}");
 }
