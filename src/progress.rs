@@ -131,7 +131,10 @@ impl History {
         self.greatest_is(at.epoch, at.greatest);
         let key = (at.topic.clone(), at.partition);
         let place = |at: &proto::SourcePosition| (at.epoch, at.position);
-        let is_older = |known: &proto::SourcePosition| known.topic_id == at.topic_id && place(known) > place(&at);
+        // A snapshot may tell of a topic that was created anew since, under a higher epoch.
+        let is_older = |known: &proto::SourcePosition| {
+            known.epoch > at.epoch || (known.topic_id == at.topic_id && place(known) > place(&at))
+        };
         if !self.positions.get(&key).is_some_and(is_older) {
             self.positions.insert(key, at);
         }
@@ -292,5 +295,11 @@ mod tests {
         assert_eq!(history.position(&of(0), "b"), Some(0));
         assert_eq!(history.position(&of(2), "a"), None);
         assert_eq!((history.greatest(0), history.greatest(1)), (Some(70), None));
+    }
+
+    #[test]
+    fn what_is_told_late_of_a_lower_epoch_is_older() {
+        let history = history(vec![at(0, 1000, 0, "a"), at(0, 10, 1, "b"), at(0, 1000, 0, "a")]);
+        assert_eq!(history.position(&TopicPartition::new(&Arc::from("t"), 0), "b"), Some(10));
     }
 }
