@@ -85,8 +85,7 @@ impl Marks {
     /// Takes one that was told.
     pub fn take(&mut self, mark: &proto::Mark) {
         _ = self.begin(mark.epoch);
-        let is_new = self.greatest(self.epoch).is_none_or(|greatest| mark.sequence > greatest);
-        if u32::from(self.epoch) != mark.epoch || !is_new || mark.sequence >= SEQUENCE_LIMIT {
+        if u32::from(self.epoch) != mark.epoch || mark.sequence >= SEQUENCE_LIMIT {
             return;
         }
         let mut ends: Ends =
@@ -96,7 +95,11 @@ impl Marks {
                 *end = before.ends.get(of).copied().unwrap_or(0).max(*end);
             }
         }
-        self.pending.retain(|before| before.ends.keys().all(|of| ends.contains_key(of))); // V5
+        // V5: also for one that repeats the number of the one whose place it takes.
+        self.pending.retain(|before| before.ends.keys().all(|of| ends.contains_key(of)));
+        if self.greatest(self.epoch).is_some_and(|greatest| mark.sequence <= greatest) {
+            return;
+        }
         if self.pending.len() == MANY {
             let mut number = 0;
             self.pending.retain(|_| {
@@ -233,6 +236,15 @@ mod tests {
         assert_eq!((marks.greatest(0), marks.greatest(1)), (None, None));
         marks.take(&mark(0, 99, &[0, 0]));
         assert_eq!(marks, Marks { epoch: 1, ..Marks::default() }, "of a lower epoch");
+    }
+
+    #[test]
+    fn one_that_waits_for_what_nobody_reads_is_replaced_by_its_like() {
+        let mut marks = Marks::default();
+        marks.take(&mark(0, 5, &[3, 9]));
+        marks.take(&mark(0, 5, &[4]));
+        count(&mut marks, &[(4, 5)]);
+        assert_eq!(marks.counted(0), Some(5), "V5");
     }
 
     #[test]
