@@ -4,8 +4,8 @@
 //!     met (a later one would recede for ever under a steady stream), against the greatest
 //!     sequence of the whole application; so it does not matter who reads which partition, and when.
 //! J3: partitions that are held at such a record themselves would wait for each other: what stands behind it is not
-//!     waited for, and of the held records the one with the least sequence is judged first. Nor is one waited for that
-//!     a mark excludes: it waits for that mark to count, and so for this partition.
+//!     waited for, and of the held records the one with the least sequence is judged first. Nor is one waited for at
+//!     which a partition is held for a mark: it waits for that mark to count, and so for this partition.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::log::{Isolation, Log, LogError, Record, TopicPartition};
 use crate::marks::Finding;
 use crate::progress::History;
 use crate::sequencer::stamps::{self, Beyond, Excluded, Judgement};
+use crate::stamp::Stamp;
 use crate::topics::Topics;
 
 /// The pause between looks.
@@ -102,8 +103,18 @@ impl Judge {
         self.observer.book().known(excluded.sequence)
     }
 
-    fn is_excluded(&self, of: &TopicPartition, offset: i64, sequence: u64) -> bool {
-        self.observer.book().marks().exclude(self.source.epoch, &of.topic, of.partition, offset, sequence)
+    /// Whether a partition waits at this record for a mark to count: it may be a copy. One of which that is known, a
+    /// mark, or one of a replay is read on.
+    fn is_held(&self, of: &TopicPartition, head: &Record) -> bool {
+        let book = self.observer.book();
+        match (stamps::mark_of(head), stamps::of_headers(&head.headers)) {
+            (Ok(None), Ok((sequence, 0))) => {
+                let epoch = self.source.epoch;
+                book.marks().exclude(epoch, &of.topic, of.partition, head.offset, sequence)
+                    && book.known(Stamp::root(epoch, sequence).sequence).is_none()
+            }
+            _ => false,
+        }
     }
 
     /// The judgement, if all that it depends on has been read.
@@ -135,7 +146,7 @@ impl Judge {
         for ((of, end), committed) in others.iter().zip(committed) {
             let Some(head) = self.head(of, committed.map(|committed| committed.position), *end)? else { continue };
             let sequence = stamps::height_of(&head);
-            if sequence.is_some_and(|sequence| self.is_excluded(of, head.offset, sequence)) {
+            if self.is_held(of, &head) {
                 continue;
             }
             let is_held = sequence.filter(|sequence| beyond(*sequence));
