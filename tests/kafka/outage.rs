@@ -9,7 +9,10 @@ use crate::broker::Broker;
 use crate::kit::*;
 
 fn impatient(servers: &str) -> KafkaLog {
-    let call_timeout = Duration::from_secs(2);
+    with_patience(servers, Duration::from_secs(2))
+}
+
+fn with_patience(servers: &str, call_timeout: Duration) -> KafkaLog {
     KafkaLog::connect(KafkaOptions { call_timeout, ..KafkaOptions::new(servers) }).expect("options are good")
 }
 
@@ -122,4 +125,20 @@ fn a_broker_that_comes_back_is_used_again_by_the_same_handles() {
         reader.position() > offsets[0]
     });
     assert_eq!(texts(&last).last().map(String::as_str), Some("4"));
+}
+
+/// librdkafka keeps a question to the group's coordinator after it has given up on the answer, and would touch freed
+/// memory when the coordinator is found after all.
+#[test]
+fn a_question_that_is_given_up_leaves_nothing_behind() {
+    let broker = crate::broker::shared();
+    let mut given_up = 0;
+    for n in 0..60 {
+        let log = with_patience(&broker.servers(), Duration::from_millis(10 + n % 20));
+        // Until the connection stands the first question fails, too.
+        let asked = (0..40).map(|_| log.check_rights(("nobody", &[Operation::Read]), &[]));
+        given_up += asked.filter(Result::is_err).count();
+    }
+    eprintln!("{given_up} questions were given up");
+    assert!(given_up > 0);
 }

@@ -70,6 +70,9 @@ impl Asker {
 pub struct Questions {
     options: Arc<KafkaOptions>,
     plain: Asker,
+    /// For questions to a group's coordinator. One that was given up goes with its handle: librdkafka (2.12) keeps it, and
+    /// touches freed memory when it finds the coordinator after the request's own deadline.
+    rights: Mutex<Option<Asker>>,
     groups: Mutex<HashMap<(String, bool), Arc<Asker>>>,
     admin: AdminClient<AdminWatch>,
 }
@@ -103,7 +106,7 @@ impl Questions {
         let config: ClientConfig = settings::administration(options).into_iter().collect();
         let admin = config.create_with_context(AdminWatch(Arc::new(Watch::new("administration"))));
         let admin = admin.map_err(|error| LogError::Fatal(error.to_string()))?;
-        Ok(Questions { options: Arc::clone(options), plain, groups: Mutex::default(), admin })
+        Ok(Questions { options: Arc::clone(options), plain, rights: Mutex::default(), groups: Mutex::default(), admin })
     }
 
     fn admin_options(&self) -> AdminOptions {
@@ -314,12 +317,23 @@ impl Questions {
             missing.extend(lacking.map(|operation| (rights::word(*operation), Resource::Topic(name))));
         }
         if !of_group.is_empty() {
-            let allowed = native::group_rights(self.plain.ask(), group, self.options.call_timeout);
-            let allowed = allowed.map_err(|failure| self.plain.failure("describe the group", &failure))?;
+            let allowed = self.group_rights(group)?;
             let lacking = of_group.iter().filter(|operation| rights::lacks(&allowed, **operation));
             missing.extend(lacking.map(|operation| (rights::word(*operation), Resource::Group(group))));
         }
         if missing.is_empty() { Ok(()) } else { Err(rights::missing(&missing, &self.options.prefix, "")) }
+    }
+
+    fn group_rights(&self, group: &str) -> Result<Allowed, LogError> {
+        let mut rights = self.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        let asker = match rights.take() {
+            Some(asker) => asker,
+            None => Asker::open("rights", &settings::questions(&self.options))?,
+        };
+        let allowed = native::group_rights(asker.ask(), group, self.options.call_timeout);
+        let allowed = allowed.map_err(|failure| asker.failure("describe the group", &failure))?;
+        *rights = Some(asker);
+        Ok(allowed)
     }
 
     /// Creates topics; one that is there already is left as it is.

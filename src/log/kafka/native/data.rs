@@ -370,11 +370,15 @@ pub fn topics(
     Ok(found)
 }
 
-/// What is allowed with a group.
+/// A request of this deadline ends with its answer, or with its handle.
+const UNTIL_THE_END: Duration = Duration::from_secs(3600);
+
+/// What is allowed with a group. After an error the handle is not to be used any more: the question may still be under way.
 pub fn group_rights(client: &Client, group: &str, timeout: Duration) -> Result<Allowed, Failure> {
     let name = c(group);
     let mut names = [name.as_ptr()];
-    let options = Options::of(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, timeout);
+    let request = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
+    let options = Options::of(client, request, UNTIL_THE_END);
     options.include_rights()?;
     // SAFETY: as above.
     unsafe {
