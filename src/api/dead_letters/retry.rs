@@ -295,8 +295,12 @@ async fn send(
     };
     match instance.retry(partition, wishes).await {
         Ok(verdicts) => Ok(Some((stamps, verdicts))),
-        Err(Unsent::NotHere) => Ok(None),
-        Err(Unsent::NotReady(reason)) => {
+        Err(Unsent::NotHere) if !how.as_new => Ok(None),
+        Err(unsent) => {
+            let reason = match unsent {
+                Unsent::NotHere => "it has moved to another instance".to_owned(),
+                Unsent::NotReady(reason) => reason,
+            };
             let (what, hint) = match how.as_new {
                 true => {
                     ("could not note what is sent as new events", "they are sent: to ask again would send them twice")
