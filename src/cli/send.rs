@@ -25,13 +25,13 @@ const NAMED: usize = 10;
 
 /// What `send` takes.
 #[derive(Args, Debug)]
-#[group(required = true, multiple = true)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true)))]
 pub struct SendOptions {
     /// KEY:ADD or KEY:REMOVE; the last colon splits.
-    #[arg(value_name = "KEY:ACTION")]
+    #[arg(value_name = "KEY:ACTION", group = "what")]
     events: Vec<String>,
     /// Lines with KEY:ACTION or JSON events; - is standard input.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "what")]
     file: Option<PathBuf>,
     /// Wait until the cascades of what was sent are settled; exit code 4 when they have dead letters.
     #[arg(long)]
