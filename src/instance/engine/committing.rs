@@ -28,13 +28,13 @@ use tokio::sync::oneshot;
 /// Committed entries wait at most about this long for their way into the store.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Of a hundred keys that a store holds so many records may wait for their way into it, and so many in any case: they
-/// are what a restart after a kill reads again.
-const WAITING_PERCENT: u64 = 1;
+/// For so many keys that a store holds one record may wait for its way into it, and so many in any case: they are what a
+/// restart after a kill reads again, with what comes until they are written.
+const KEYS_PER_WAITING: u64 = 200;
 const WAITING: u64 = 1000;
 
 /// But a store takes what waits no more often than this: under a high load the same keys come again and again, and
-/// what a second brings is read again in a fraction of one. One with many keys takes it four times as often: there few
+/// what a second brings is read again in a fraction of one. One with many keys takes it eight times as often: there few
 /// come again.
 const APART: Duration = Duration::from_secs(1);
 
@@ -347,8 +347,8 @@ fn waits_for_its_store(task: &Task, now: Instant) -> bool {
         return false;
     }
     let keys = task.overlay.store().size().0;
-    let apart = if keys < MANY_KEYS { APART } else { APART / 4 };
-    has_rested(task, apart, now) && records > keys * WAITING_PERCENT / 100
+    let apart = if keys < MANY_KEYS { APART } else { APART / 8 };
+    has_rested(task, apart, now) && records > keys / KEYS_PER_WAITING
 }
 
 /// Whether its store has taken nothing for a while.
