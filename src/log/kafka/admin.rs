@@ -325,14 +325,13 @@ impl Questions {
     }
 
     fn group_rights(&self, group: &str) -> Result<Allowed, LogError> {
-        let mut rights = self.rights.lock().unwrap_or_else(PoisonError::into_inner);
-        let asker = match rights.take() {
-            Some(asker) => asker,
-            None => Asker::open("rights", &settings::questions(&self.options))?,
-        };
+        // Not held while the broker is asked: whoever asks meanwhile opens a handle of its own.
+        let rights = || self.rights.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rights().take();
+        let asker = known.map_or_else(|| Asker::open("rights", &settings::questions(&self.options)), Ok)?;
         let allowed = native::group_rights(asker.ask(), group, self.options.call_timeout);
         let allowed = allowed.map_err(|failure| asker.failure("describe the group", &failure))?;
-        *rights = Some(asker);
+        *rights() = Some(asker);
         Ok(allowed)
     }
 
