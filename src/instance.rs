@@ -39,7 +39,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock;
 use crate::config::Config;
 use crate::handler::DynHandler;
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use crate::metrics;
 use crate::store::Stores;
 use crate::topics::Topics;
@@ -96,6 +96,15 @@ struct Shared {
     largest: Mutex<Option<(i64, Instant)>>,
     stopping: AtomicBool,
     failed: watch::Sender<Option<StartError>>,
+}
+
+impl Shared {
+    /// Tells the engine threads something, where they run.
+    fn tell(&self, what: impl FnOnce(&Threads)) {
+        if let Some(threads) = locked(&self.engine).as_ref() {
+            what(threads);
+        }
+    }
 }
 
 impl Instance {
@@ -250,6 +259,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// What the log answers to `ask`, which blocks.
+async fn from_log<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    blocking(ask).await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
 }
 
 /// The state folder belongs to one process at a time.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::commit::Mark;
 use super::engine::{Answered, Listing, Question};
 use super::view::{KeyEntry, ListQuery, Lookup, Page};
-use super::{Instance, blocking, threads, topology};
+use super::{Instance, blocking, from_log, threads, topology};
 use crate::entry::Entry;
 use crate::event::Action;
 use crate::log::{LogError, TopicPartition};
@@ -74,8 +74,7 @@ impl Instance {
     /// What the log says.
     pub async fn owners(&self, of: Vec<TopicPartition>) -> Result<Vec<Option<String>>, LogError> {
         let (log, group) = (Arc::clone(self.log()), self.config().application.id.clone());
-        let committed = blocking(move || log.committed(&group, &of, false)).await;
-        let committed = committed.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))?;
+        let committed = from_log(move || log.committed(&group, &of, false)).await?;
         let mark = |metadata: &str| Mark::parse(metadata).filter(|mark| !mark.released && !mark.address.is_empty());
         Ok(committed.into_iter().map(|committed| mark(&committed?.metadata).map(|mark| mark.address)).collect())
     }
@@ -92,8 +91,7 @@ impl Instance {
     /// What the log says.
     pub async fn source_partitions(&self) -> Result<Vec<TopicPartition>, LogError> {
         let shared = Arc::clone(&self.shared);
-        let found = blocking(move || topology::source_partitions(shared.log.as_ref(), &shared.topics)).await;
-        found.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
+        from_log(move || topology::source_partitions(shared.log.as_ref(), &shared.topics)).await
     }
 
     fn why_silent(&self) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Instance, Shared, blocking, locked};
+use super::{Instance, Shared, from_log, locked};
 use crate::clock;
 use crate::event::{Action, Event};
 use crate::json;
@@ -29,17 +29,16 @@ impl Instance {
     /// [`LogError::Refused`] when one of them is too large, and nothing is appended then; with anything
     /// else that the log says it may not be known.
     pub async fn append(&self, events: Vec<Event>, sequences: Vec<u64>) -> Result<Vec<i64>, LogError> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, to) = (Arc::clone(&self.shared), self.first_source());
         let append = move || {
             let mut records: Vec<NewRecord> = events.iter().map(record).collect();
             for (record, sequence) in records.iter_mut().zip(sequences) {
                 record.headers.push((SEQUENCE.to_owned(), sequence.to_string().into()));
             }
             check(&records, largest(&shared)?)?;
-            let to = TopicPartition::new(&shared.topics.sources[0], 0);
             shared.log.append(Append { to, records })
         };
-        blocking(append).await.unwrap_or_else(|| Err(LogError::Fatal("the instance stops".into())))
+        from_log(append).await
     }
 
     /// Where [`Instance::append`] writes.

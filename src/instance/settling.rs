@@ -12,7 +12,7 @@ use super::engine::Question;
 use super::observer::Observer;
 use super::topology::describe_sources;
 use super::view::{Lookup, Places};
-use super::{Instance, blocking};
+use super::{Instance, from_log};
 use crate::frontier::{Book, Root, Standing};
 use crate::log::{Isolation, Log, LogError, TopicPartition};
 use crate::stamp::Stamp;
@@ -109,8 +109,7 @@ impl Instance {
             }
             Ok(ends)
         };
-        let ends = blocking(ends).await.unwrap_or_else(|| Err(stops()))?;
-        for (of, id, end) in ends {
+        for (of, id, end) in from_log(ends).await? {
             self.read_up_to(&of, &id, end).await?;
         }
         Ok(self.observer().book().all())
@@ -122,8 +121,7 @@ impl Instance {
     /// What the log says.
     pub async fn taken(&self, end: i64) -> Result<(), LogError> {
         let shared = Arc::clone(&self.shared);
-        let found = blocking(move || describe_sources(&*shared.log, &shared.topics)).await;
-        let id = found.unwrap_or_else(|| Err(stops()))?.swap_remove(0).id;
+        let id = from_log(move || describe_sources(&*shared.log, &shared.topics)).await?.swap_remove(0).id;
         self.read_up_to(&self.first_source(), &id, end).await
     }
 
@@ -138,16 +136,11 @@ impl Instance {
             // What is left may be no records at all, but the marks of transactions.
             let position = position(&self.observer().book());
             let (log, rest) = (Arc::clone(self.log()), of.clone());
-            let is_empty = blocking(move || is_empty(log.as_ref(), &rest, position, end)).await;
-            if is_empty.unwrap_or_else(|| Err(stops()))? {
+            if from_log(move || is_empty(log.as_ref(), &rest, position, end)).await? {
                 return Ok(());
             }
         }
     }
-}
-
-fn stops() -> LogError {
-    LogError::Fatal("the instance stops".into())
 }
 
 /// See [`Instance::settled_as_of`].

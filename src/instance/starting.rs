@@ -98,9 +98,7 @@ impl Starter {
         let report = |error: Option<LogError>| {
             // What passes by itself is told by those whose work stands still.
             let text = error.filter(|error| !matches!(error, LogError::Retriable(_))).map(|error| error.to_string());
-            if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.trouble("progress", text);
-            }
+            shared.tell(|threads| threads.trouble("progress", text));
         };
         let has_first = |status: &ThreadStatus| {
             status
@@ -108,16 +106,8 @@ impl Starter {
                 .iter()
                 .any(|task| task.role == "task" && task.partition == 0 && task.state == TaskState::Running)
         };
-        let tell_horizon = |horizon| {
-            if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.horizon_is(horizon);
-            }
-        };
-        let known = |known: Known| {
-            if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.hear(&known);
-            }
-        };
+        let tell_horizon = |horizon| shared.tell(|threads| threads.horizon_is(horizon));
+        let known = |known: Known| shared.tell(|threads| threads.hear(&known));
         let reading = Reading {
             observer: &shared.observer,
             log: shared.log.as_ref(),
@@ -131,11 +121,7 @@ impl Starter {
             tell_horizon: &tell_horizon,
             known: &known,
             report: &report,
-            crowded: &|is_crowded| {
-                if let Some(threads) = locked(&shared.engine).as_ref() {
-                    threads.crowded(is_crowded);
-                }
-            },
+            crowded: &|is_crowded| shared.tell(|threads| threads.crowded(is_crowded)),
             stopping: &|| shared.stopping.load(Ordering::Relaxed),
         };
         reading.run();
@@ -153,16 +139,8 @@ impl Starter {
             Some(status)
         };
         let stopping = || shared.stopping.load(Ordering::Relaxed);
-        let report = |what: &str, text: Option<String>| {
-            if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.trouble(what, text);
-            }
-        };
-        let tell_sources = |partitions: Vec<TopicPartition>| {
-            if let Some(threads) = locked(&shared.engine).as_ref() {
-                threads.sources_are(&partitions);
-            }
-        };
+        let report = |what: &str, text: Option<String>| shared.tell(|threads| threads.trouble(what, text));
+        let tell_sources = |partitions: Vec<TopicPartition>| shared.tell(|threads| threads.sources_are(&partitions));
         let end = |of: &TopicPartition, end| locked(&shared.measured).end(of, end);
         let (tell_sources, stopping) = (&tell_sources, &stopping);
         let house = housekeeping::House { look: &look, end: &end, report: &report, tell_sources, stopping };
